@@ -1,0 +1,1 @@
+"""Benchmarks: `pytest benchmarks --benchmark-only`; never part of the test suite."""

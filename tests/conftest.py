@@ -1,0 +1,39 @@
+"""Shared fixtures. TensorFlow is imported by the tests that need it, and only through
+`two_cpus`: the CPU must be split before TensorFlow first touches it."""
+
+import os
+
+import pytest
+
+# Errors only; set before TensorFlow is imported, here and in child processes.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+@pytest.fixture(scope="session")
+def two_cpus():
+    """A Compute of one of two logical CPU devices, float32, no XLA."""
+    from tlperf.core.settings import DeviceConfig, Strategy
+    from tlperf.device.setup import setup_compute
+
+    config = DeviceConfig(devices="cpu", logical_devices=2, strategy=Strategy.ONE)
+    return setup_compute(config)
+
+
+@pytest.fixture(scope="session")
+def mirrored(two_cpus):
+    """A Compute that mirrors over both logical CPU devices."""
+    from tlperf.core.settings import DeviceConfig
+    from tlperf.device.setup import setup_compute
+
+    return setup_compute(DeviceConfig(devices="cpu", logical_devices=2))
+
+
+@pytest.fixture(scope="session")
+def photos_dir(tmp_path_factory):
+    """A TFRecord data directory of the embedded photos: 24/8/8 images, 2 classes."""
+    from tlperf.core.settings import DataConfig
+    from tlperf.dataset.shard import write_dataset
+
+    folder = tmp_path_factory.mktemp("photos")
+    write_dataset(DataConfig(source="photos", limit=40, workers=1), folder)
+    return folder

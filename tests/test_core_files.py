@@ -1,0 +1,115 @@
+"""Durable files: whole or not there, and every failure names its path."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tlperf.core import files
+from tlperf.core.errors import ExitCode, TlperfError
+
+
+def test_atomic_write_replaces_the_whole_file(tmp_path):
+    target = tmp_path / "deep" / "a.txt"
+    files.write_text(target, "one")
+    files.write_text(target, "two")
+    assert target.read_text() == "two"
+    assert [path.name for path in target.parent.iterdir()] == ["a.txt"]
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
+    target = tmp_path / "a.txt"
+    files.write_text(target, "old")
+    with pytest.raises(RuntimeError), files.atomic_path(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(errno.ENOSPC, "disk_full"), (errno.EACCES, "io_error")],
+)
+def test_a_system_error_names_the_path_and_ends_in_74(tmp_path, number, reason):
+    target = tmp_path / "a.txt"
+    with pytest.raises(TlperfError) as caught, files.atomic_path(target):
+        raise OSError(number, os.strerror(number))
+    assert caught.value.code is ExitCode.IO
+    assert caught.value.reason == reason
+    assert str(target) in caught.value.line("shard")
+
+
+def test_json_lines_leave_out_an_unfinished_last_line(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    files.append_json_line(path, {"a": 1})
+    files.append_json_line(path, {"a": 2})
+    with open(path, "a") as stream:
+        stream.write('{"a": 3')  # the writer was killed here
+    assert files.read_json_lines(path) == [{"a": 1}, {"a": 2}]
+
+
+def test_a_damaged_line_in_the_middle_is_an_integrity_failure(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\n{"a": \n{"a": 3}\n')
+    with pytest.raises(TlperfError) as caught:
+        files.read_json_lines(path)
+    assert caught.value.code is ExitCode.INTEGRITY
+    assert "(record 1)" in str(caught.value)
+
+
+def test_not_a_number_is_refused_rather_than_written(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.append_json_line(tmp_path / "rows.jsonl", {"loss": float("nan")})
+
+
+def test_json_is_the_same_for_any_key_order():
+    assert files.to_json({"b": 1, "a": 2}) == files.to_json({"a": 2, "b": 1})
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
+def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path, size):
+    data = os.urandom(size)
+    (tmp_path / "f").write_bytes(data)
+    assert files.sha256_file(tmp_path / "f") == files.sha256_bytes(data)
+
+
+_HOLDER = """
+import sys
+from tlperf.core.files import directory_lock
+with directory_lock(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_lock_is_refused_while_held_and_dies_with_its_owner(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", _HOLDER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(TlperfError) as caught, files.directory_lock(tmp_path):
+            pass
+        assert caught.value.code is ExitCode.RETRY
+        assert f"pid {owner.pid}" in str(caught.value)
+        owner.kill()
+    with files.directory_lock(tmp_path):
+        pass
+
+
+def test_missing_and_damaged_json_are_told_apart(tmp_path):
+    with pytest.raises(TlperfError) as missing:
+        files.read_json(tmp_path / "no.json")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(TlperfError) as damaged:
+        files.read_json(tmp_path / "bad.json")
+    assert (missing.value.code, damaged.value.code) == (66, 76)
+    files.write_json(tmp_path / "good.json", {"a": [1, None]})
+    assert json.loads((tmp_path / "good.json").read_text()) == {"a": [1, None]}

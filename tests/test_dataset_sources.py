@@ -1,0 +1,225 @@
+"""Folder and photos: what is listed, ignored and refused."""
+
+import os
+
+import pytest
+
+from tests.images import image_bytes, make_folder
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.settings import DataConfig
+from tlperf.dataset.ingest import read_item
+from tlperf.dataset.photos import (
+    BAND_WIDTH,
+    BANDS,
+    CROPS,
+    PHOTO_HEIGHT,
+    PhotosSource,
+    crop_box,
+)
+from tlperf.dataset.shard import plan_job
+from tlperf.dataset.sources import FolderSource, fit_name, is_ignored, open_source
+
+
+def ids(listing):
+    return [item.id for item in listing.items]
+
+
+def test_lists_by_code_point_with_labels_by_class(tmp_path):
+    root = make_folder(tmp_path / "pets", {"dogs": 1, "Zebra": 1, "été": 1, "cats": 2})
+    listing = open_source(str(root)).read_listing()
+    assert listing.classes == ("Zebra", "cats", "dogs", "été")
+    assert ids(listing) == [
+        "Zebra/000.jpg",
+        "cats/000.jpg",
+        "cats/001.jpg",
+        "dogs/000.jpg",
+        "été/000.jpg",
+    ]
+    assert listing.ignored == 0
+    assert listing.items[0].class_name == "Zebra"
+    assert listing.items[0].split is None
+
+
+def test_order_of_creation_does_not_show(tmp_path):
+    one = make_folder(tmp_path / "one", {"cats": 3, "dogs": 3})
+    other = tmp_path / "two" / "one"
+    for path in sorted(one.rglob("*.jpg"), reverse=True):
+        copy = other / path.relative_to(one)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    listings = [FolderSource(root).read_listing() for root in (one, other)]
+    assert ids(listings[0]) == ids(listings[1])
+
+
+def test_counts_what_it_ignores(tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats": 2, "dogs": 2})
+    for name in ("cats/Thumbs.db", "dogs/.DS_Store", "README.txt", "stray.jpg"):
+        (root / name).write_bytes(b"x")
+    (root / ".git").mkdir()
+    (root / "cats" / "__MACOSX").mkdir()
+    listing = FolderSource(root).read_listing()
+    assert listing.ignored == 6
+    assert len(listing.items) == 4
+
+
+def test_a_class_may_be_called_like_an_ignored_file(tmp_path):
+    root = make_folder(tmp_path / "pets", {"license": 1, "readme": 1})
+    assert FolderSource(root).read_listing().classes == ("license", "readme")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (b"._1.jpg", True),
+        (b"THUMBS.DB", True),
+        (b"License.md", True),
+        (b"license_plate.jpg", False),
+        (b"readme.jpg", False),
+    ],
+)
+def test_ignored_names(name, expected):
+    assert is_ignored(name) is expected
+
+
+def test_files_of_deeper_folders_belong_to_the_class(tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats/siam": 1, "dogs": 1})
+    assert ids(FolderSource(root).read_listing()) == [
+        "cats/siam/000.jpg",
+        "dogs/000.jpg",
+    ]
+
+
+def test_names_that_are_not_utf8_become_text(tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats": 1, "dogs": 1})
+    path = os.path.join(os.fsencode(root), b"cats", b"\xff\n.jpg")
+    with open(path, "wb") as stream:
+        stream.write(image_bytes(9))
+    item = FolderSource(root).read_listing().items[1]
+    assert item.id == "cats/\\xff\n.jpg"
+    assert item.path == b"cats/\xff\n.jpg"
+    assert read_item(item) == image_bytes(9)
+
+
+ERRORS = [
+    ({}, ExitCode.DATA, "no_classes: {}: no class folder; put each class in a "),
+    ({"cats": 2}, ExitCode.DATA, "one_class: {}: only one class folder, 'cats'; "),
+    (
+        {"cats": 2, "dogs": 0},
+        ExitCode.DATA,
+        "empty_class: {}: class folder 'dogs' holds no image file; put images",
+    ),
+]
+
+
+@pytest.mark.parametrize(("classes", "code", "text"), ERRORS)
+def test_refuses_what_is_no_labelled_data(tmp_path, classes, code, text):
+    root = tmp_path / "pets"
+    root.mkdir()
+    make_folder(root, classes)
+    with pytest.raises(TlperfError) as caught:
+        open_source(str(root)).read_listing()
+    assert caught.value.code == code
+    assert caught.value.text().startswith(text.format(root))
+
+
+def test_refuses_a_missing_folder_and_a_file(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    for path, found in ((tmp_path / "none", "no such folder"), (file, "not a folder")):
+        with pytest.raises(TlperfError) as caught:
+            open_source(str(path)).read_listing()
+        assert caught.value.code == ExitCode.NO_INPUT
+        assert caught.value.text().startswith(f"missing_source: {path}: {found}; give")
+
+
+def test_refuses_a_linked_class_folder(tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats": 1, "dogs": 1})
+    (root / "birds").symlink_to(root / "cats")
+    with pytest.raises(TlperfError, match=r"special_file: .*birds: a class folder"):
+        FolderSource(root).read_listing()
+
+
+def test_names_that_fit():
+    names = ["catsdogs", "my pets!", "2024-pets", "猫", "_a", "a__b"]
+    assert [fit_name(name) for name in names] == [
+        "catsdogs",
+        "my_pets",
+        "data_2024_pets",
+        "data",
+        "a",
+        "a__b",
+    ]
+    for name in names:
+        DataConfig(name=fit_name(name))  # refuses a name that does not fit
+
+
+def test_photos_are_two_classes_with_their_own_splits():
+    listing = open_source("photos").read_listing()
+    assert listing.classes == ("china", "flower")
+    for class_name in listing.classes:
+        for split, count in CROPS.items():
+            members = [
+                item
+                for item in listing.items
+                if (item.class_name, item.split) == (class_name, split)
+            ]
+            assert len(members) == count
+    assert len(set(ids(listing))) == 400
+
+
+def test_photos_crops_stay_in_the_bands_of_their_split():
+    boxes = set()
+    for split, count in CROPS.items():
+        for index in range(count):
+            left, top, right, bottom = crop_box(split, index)
+            boxes.add((left, top, right, bottom))
+            assert left // BAND_WIDTH == (right - 1) // BAND_WIDTH in BANDS[split]
+            assert 0 <= top < bottom <= PHOTO_HEIGHT
+            assert 64 <= right - left <= 128
+            assert 64 <= bottom - top <= 160
+    assert len(boxes) == sum(CROPS.values())
+    bands = [band for members in BANDS.values() for band in members]
+    assert sorted(bands) == [0, 1, 2, 3, 4]
+
+
+def test_photos_read_as_equal_jpegs_each_time():
+    item = PhotosSource().read_listing().items[7]
+    data = item.origin.read()
+    assert data[:2] == b"\xff\xd8"
+    assert data == item.origin.read()
+
+
+def test_limit_is_even_over_classes_and_keeps_given_splits():
+    items = plan_job(DataConfig(source="photos", limit=41)).items
+    counts: dict[tuple[str, str | None], int] = {}
+    for item in items:
+        key = item.class_name, item.split
+        counts[key] = counts.get(key, 0) + 1
+    assert counts == {
+        ("china", "train"): 13,
+        ("china", "validation"): 4,
+        ("china", "test"): 4,
+        ("flower", "train"): 12,
+        ("flower", "validation"): 4,
+        ("flower", "test"): 4,
+    }
+
+
+def test_limit_is_a_formula_of_ids(tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats": 30, "dogs": 5})
+    config = DataConfig(source=str(root), limit=20)
+    kept = {item.id for item in plan_job(config).items}
+    assert len(kept) == 20
+    assert sum(text.startswith("dogs") for text in kept) == 5
+    gone = next(
+        item for item in FolderSource(root).read_listing().items if item.id not in kept
+    )
+    (root / gone.id).unlink()
+    assert {item.id for item in plan_job(config).items} == kept
+
+
+def test_a_limit_below_one_a_class_and_split_is_refused():
+    with pytest.raises(TlperfError) as caught:
+        plan_job(DataConfig(source="photos", limit=5))
+    assert caught.value.code == ExitCode.DATA
+    assert "give --limit at least 6" in caught.value.text()

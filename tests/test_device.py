@@ -1,0 +1,52 @@
+"""Device choice, precision and XLA: what is asked for happens, or is refused."""
+
+import pytest
+
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.settings import DeviceConfig, Precision, Xla
+from tlperf.device.setup import resolve_xla, setup_compute
+
+
+@pytest.mark.parametrize(
+    ("xla", "kind", "replicas", "expected"),
+    [
+        (Xla.AUTO, "CPU", 1, False),  # depthwise models slow down 6-10x
+        (Xla.AUTO, "CPU", 2, False),
+        (Xla.AUTO, "GPU", 1, True),
+        (Xla.AUTO, "GPU", 2, False),
+        (Xla.ON, "CPU", 1, True),
+        (Xla.OFF, "GPU", 1, False),
+    ],
+)
+def test_xla_policy(xla, kind, replicas, expected):
+    assert resolve_xla(xla, kind=kind, replicas=replicas) is expected
+
+
+def test_xla_under_replicas_is_refused():
+    with pytest.raises(TlperfError, match="--xla=on with 2 replicas") as caught:
+        resolve_xla(Xla.ON, kind="GPU", replicas=2)
+    assert caught.value.code is ExitCode.CONFIG
+
+
+def test_a_gpu_that_is_not_there_is_refused_not_replaced(two_cpus):
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(TlperfError, match="sees no GPU") as caught:
+        setup_compute(DeviceConfig(devices="gpu"))
+    assert caught.value.code is ExitCode.UNAVAILABLE
+
+
+def test_precision_is_float32_on_a_cpu_and_as_asked_otherwise(two_cpus):
+    assert setup_compute(DeviceConfig(devices="cpu")).precision == "float32"
+    asked = DeviceConfig(devices="cpu", precision=Precision.MIXED_BFLOAT16)
+    assert setup_compute(asked).precision == "mixed_bfloat16"
+
+
+def test_facts_name_the_device_the_precision_and_the_replicas(mirrored):
+    facts = mirrored.facts()
+    assert facts["devices"] == ["CPU:0", "CPU:1"]
+    assert (facts["replicas"], facts["strategy"]) == (2, "MirroredStrategy")
+    assert (facts["precision"], facts["xla"]) == ("float32", False)
+    assert "2 logical devices" in facts["text"]

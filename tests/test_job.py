@@ -1,0 +1,145 @@
+"""Whole ways through child processes, as a user runs them."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tlperf.core import files
+from tlperf.core.errors import TlperfError
+from tlperf.core.settings import RunConfig, TrainConfig
+from tlperf.job.run import measure_matmul_gflops, plan_job
+from tlperf.job.sweep import SweepOutcome, run_sweep
+
+
+def tlperf(*arguments):
+    """Runs the command line in a fresh process."""
+    return subprocess.run(
+        [sys.executable, "-m", "tlperf", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+SMALL = (
+    *("--preset=quick", "--image_size=32", "--limit=40", "--epochs=1"),
+    *("--latency_secs=0.2", "--batch_size=8"),
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of two backbones, and its JSON."""
+    workdir = tmp_path_factory.mktemp("run")
+    done = tlperf(
+        "run", *SMALL, "--backbones=vgg16,resnet50", f"--workdir={workdir}", "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    return workdir, json.loads(done.stdout.splitlines()[-1]), done
+
+
+def test_run_prints_one_json_object_and_nothing_else(finished):
+    _, result, done = finished
+    assert len(done.stdout.splitlines()) == 1
+    assert set(result) >= {"data", "runs", "report", "seconds"}
+    assert [run["backbone"] for run in result["runs"]] == ["vgg16", "resnet50"]
+    for run in result["runs"]:
+        assert run["evaluate"]["images"] == 8
+        assert {row["model"] for row in run["latency"]} == {"imagenet", "finetuned"}
+
+
+def test_stderr_holds_progress_and_no_library_noise(finished):
+    *_, done = finished
+    noise = [
+        line
+        for line in done.stderr.splitlines()
+        if "0000" in line[:10] or "WARNING" in line or "Traceback" in line
+    ]
+    assert noise == []
+    assert "vgg16: epoch 1/1" in done.stderr
+
+
+def test_the_workdir_holds_the_contracts_files(finished):
+    workdir, result, _ = finished
+    for name in ("config.json", "flags.txt", "results.jsonl", "data/COMPLETE"):
+        assert (workdir / name).is_file(), name
+    for backbone in ("vgg16", "resnet50"):
+        for name in (
+            *("history.jsonl", "weights.h5", "evaluation.json", "predictions.csv"),
+            *("latency.json", "architecture.json"),
+        ):
+            assert (workdir / backbone / name).is_file(), name
+    assert "smoke" in pathlib.Path(result["report"]).read_text().lower()
+    rows = files.read_json_lines(workdir / "results.jsonl")
+    stages = [(row["stage"], row["backbone"]) for row in rows]
+    assert stages == [
+        ("shard", None),
+        *((stage, "vgg16") for stage in ("train", "evaluate", "latency")),
+        *((stage, "resnet50") for stage in ("train", "evaluate", "latency")),
+    ]
+    for row in rows:
+        assert row["machine"]["versions"]["tensorflow"].startswith("2.21")
+        assert row["settings"]["preset"] == "quick"
+
+
+def test_single_stages_go_on_in_the_workdir(finished):
+    workdir, result, _ = finished
+    done = tlperf("evaluate", "--backbones=vgg16", f"--workdir={workdir}", "--json")
+    assert done.returncode == 0, done.stderr
+    (again,) = json.loads(done.stdout)["runs"]
+    first = result["runs"][0]["evaluate"]
+    for key in ("accuracy", "confusion", "images"):
+        assert again[key] == first[key]
+
+
+def test_a_backbone_that_fails_does_not_end_the_others(photos_dir, tmp_path):
+    """32 pixels are too few for Xception; VGG16 accepts them."""
+    config = RunConfig.from_dict(
+        {
+            **RunConfig(
+                workdir=str(tmp_path),
+                data_dir=str(photos_dir),
+                backbones="xception,vgg16",
+                training=TrainConfig(epochs=1),
+            ).to_dict(),
+            "input": {"image_size": 32, "batch_size": 8},
+            "model": {"weights": "none"},
+        }
+    )
+    outcome = run_sweep(config, stages=("train",))
+    assert outcome == SweepOutcome(("vgg16",), {"xception": 64})
+    with pytest.raises(TlperfError, match=r"xception \(exit 64\); finished: vgg16"):
+        outcome.raise_failure()
+
+
+def test_a_plan_counts_steps_and_bounds_the_time_and_writes_nothing(tmp_path):
+    config = RunConfig(workdir=str(tmp_path / "w"), backbones="xception")
+    plan = plan_job(config)
+    (run,) = plan["runs"]
+    # 240 training, 80 validation and 80 test photos in batches of 32.
+    assert (run["train_steps"], run["dropped_images"]) == (7, 16)
+    assert (run["validation_steps"], run["test_steps"]) == (3, 3)
+    # 7 steps of 32 images: 8.357 forward and twice 0.477 backward; 3 of validation.
+    gflop = 2 * 10 * (7 * 32 * (8.357 + 2 * 0.477) + 3 * 32 * 8.357)
+    assert run["train_gflop"] == pytest.approx(gflop)
+    rate = plan["cpu_gflops_per_sec"]
+    assert run["train_at_least_secs"] == pytest.approx(gflop / rate)
+    assert not (tmp_path / "w").exists()
+
+
+def test_the_matrix_rate_is_a_real_measurement():
+    assert 0.1 < measure_matmul_gflops(side=256, repeats=3) < 1e5
+
+
+@pytest.mark.slow
+def test_the_embedded_default_runs_all_six_backbones(tmp_path):
+    done = tlperf("run", "--preset=quick", f"--workdir={tmp_path}", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert len(result["runs"]) == 6
+    for run in result["runs"]:
+        for stage in ("train", "evaluate"):
+            assert run[stage]["peak_memory_bytes"] < 4 << 30

@@ -1,0 +1,322 @@
+"""The report from result rows: every figure there, honest, inert and repeatable."""
+
+import html.parser
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+# pytest puts this folder on the path; mypy does not know.
+from test_reporting_rows import (  # type: ignore[import-not-found]
+    HOSTILE,
+    Case,
+    write_fixed_rows,
+    write_rows,
+)
+
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.results import append_result
+from tlperf.core.settings import Preset
+from tlperf.reference.backbones import BACKBONES
+from tlperf.reference.paper import FIGURES
+from tlperf.reporting.report import write_report
+
+GOLDEN = pathlib.Path(__file__).parent / "golden" / "report.md"
+
+
+class _PageReader(html.parser.HTMLParser):
+    """Collects tags, identifiers, addresses and text of a page."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags: set[str] = set()
+        self.ids: list[str] = []
+        self.addresses: set[str] = set()
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name == "id":
+                self.ids.append(value or "")
+            if name in ("src", "href", "xlink:href", "action", "srcset"):
+                self.addresses.add(value or "")
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def read_report(workdir: pathlib.Path) -> dict[str, str]:
+    return {
+        path.name: path.read_bytes().decode()
+        for path in sorted((workdir / "report").iterdir())
+    }
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A workdir with every stage of six backbones, and its report."""
+    workdir = tmp_path_factory.mktemp("full")
+    write_rows(workdir, Case())
+    write_report(workdir)
+    return workdir
+
+
+def test_golden_markdown(tmp_path: pathlib.Path):
+    write_fixed_rows(tmp_path, Case(backbones=("vgg16", "xception"), epochs=2))
+    write_report(tmp_path)
+    assert (tmp_path / "report" / "report.md").read_text("utf-8") == GOLDEN.read_text(
+        "utf-8"
+    )
+
+
+def test_returned_value(tmp_path: pathlib.Path):
+    write_rows(tmp_path, Case(backbones=("xception",)))
+    assert write_report(tmp_path) == {
+        "report": str(tmp_path / "report" / "index.html"),
+        "markdown": str(tmp_path / "report" / "report.md"),
+        "figures": 192,
+        "backbones": ["xception"],
+    }
+
+
+def test_rebuilt_byte_for_byte(full: pathlib.Path, tmp_path: pathlib.Path):
+    """In place, and in another workdir from the same rows."""
+    first = read_report(full)
+    write_report(full)
+    assert read_report(full) == first
+    shutil.copy(full / "results.jsonl", tmp_path)
+    write_report(tmp_path)
+    assert read_report(tmp_path) == first
+
+
+def test_newest_row_counts(tmp_path: pathlib.Path):
+    write_rows(tmp_path, Case(backbones=("vgg16",), epochs=2))
+    write_rows(tmp_path, Case(backbones=("vgg16",), epochs=7))
+    write_report(tmp_path)
+    assert _figure(tmp_path, "vgg16", "Table 4", "epochs")["measured"] == 7
+
+
+def test_every_study_figure_has_its_picture(full: pathlib.Path):
+    page, markdown = (read_report(full)[name] for name in ("index.html", "report.md"))
+    for number in range(3, 25):
+        assert re.search(rf"the study's Fig\. {number}\b", markdown), number
+        assert re.search(rf"the study&#39;s Fig\. {number}\b", page), number
+    pictures = set(re.findall(r"\]\((.*\.svg)\)", markdown))
+    assert pictures == {name for name in read_report(full) if name.endswith(".svg")}
+    assert len(pictures) == len(BACKBONES) * 3 + 4
+
+
+@pytest.mark.parametrize(
+    ("table", "published"),
+    [
+        (1, ("138.4 M", "528", "4.2", "87.40", "22,910,480", "Example CPU")),
+        (2, ("0:125", "160:236", "block14_sepconv1")),
+        (3, ("Dropout(0.5)", "Dense(2, softmax)")),
+        (4, ("5e-05", "Adagrad", "cross-entropy", "32", "10")),
+        (5, ("0.87", "0.91", "395", "0.9600")),
+        (6, ("0.96", "0.93", "405")),
+        (7, ("0.96", "800")),
+        (8, ("0.97",)),
+        (9, ("0.29", "0.58", "0.62")),
+        (10, ("0.49", "1.00", "0.00", "0.24")),
+        (11, ("0.4937500059604645", "0.9360 to 0.9752", "+0.466")),
+    ],
+)
+def test_tables(full: pathlib.Path, table: int, published: tuple[str, ...]):
+    markdown = read_report(full)["report.md"]
+    text = markdown.partition(f"**Table {table}. ")[2].partition("\n**")[0]
+    for cell in published:
+        assert cell in text, cell
+    assert f">Table {table}. " in read_report(full)["index.html"]
+
+
+def test_ledger_file(full: pathlib.Path):
+    figures = json.loads(read_report(full)["paper.json"])["figures"]
+    assert len(figures) == len(FIGURES) == 192
+    assert {figure["verdict"].partition(":")[0] for figure in figures} == {
+        "equal",
+        "differs",
+        "not comparable",
+    }
+    for entry, figure in zip(figures, FIGURES, strict=True):
+        assert entry["published"] == figure.value
+        comparable = not entry["verdict"].startswith("not ")
+        if comparable and not isinstance(figure.value, str):
+            assert entry["difference"] == entry["measured"] - figure.value
+            assert (entry["difference"] == 0) == (entry["verdict"] == "equal")
+        else:
+            assert entry["difference"] is None
+
+
+def _figure(
+    workdir: pathlib.Path, backbone: str, table: str, column: str
+) -> dict[str, Any]:
+    figures = json.loads(read_report(workdir)["paper.json"])["figures"]
+    (found,) = (
+        figure
+        for figure in figures
+        if (figure["backbone"], figure["table"], figure["column"])
+        == (backbone, table, column)
+    )
+    return found
+
+
+def test_published_time_is_never_compared(full: pathlib.Path):
+    figure = _figure(full, "vgg16", "Table 1", "ms per inference step (GPU)")
+    assert figure["measured"] == 429.5
+    assert figure["verdict"].startswith("not comparable: published on another device")
+    assert "Example CPU, 2 cores, batch 32" in figure["verdict"]
+    assert "153%: above the peak" in read_report(full)["report.md"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "measured"),
+    [
+        (("shard",), []),  # data stored, nothing trained
+        (("train",), ["xception"]),
+        (("evaluate",), ["xception"]),
+        (("latency",), ["xception"]),
+        (("shard", "train"), ["xception"]),
+        (("train", "evaluate"), ["xception"]),
+    ],
+)
+def test_missing_stages_are_named(
+    tmp_path: pathlib.Path, stages: tuple[str, ...], measured: list[str]
+):
+    write_rows(tmp_path, Case(backbones=("xception",), stages=stages))
+    assert write_report(tmp_path)["backbones"] == measured
+    markdown = read_report(tmp_path)["report.md"]
+    section = markdown.partition("### Xception")[2].partition("## Across")[0]
+    missing = [s for s in ("train", "evaluate", "latency") if s not in stages]
+    assert f"Not measured: {', '.join(missing)}." in section
+    assert "None" not in markdown
+    tables = [f"**Table {number}. " for number in range(1, 12)]
+    assert all(title in markdown for title in tables)
+
+
+def test_missing_values_are_not_available(tmp_path: pathlib.Path):
+    """Rows whose every value is null or absent."""
+    for stage in ("train", "evaluate", "latency"):
+        nulls = dict.fromkeys(("accuracy", "epochs", "runs", "confusion", "optimizer"))
+        result = {**nulls, "weights": None, "classes": None, "interval": [None, None]}
+        append_result(
+            tmp_path, stage=stage, backbone="vgg16", result=result, settings={}
+        )
+    write_report(tmp_path)
+    markdown = read_report(tmp_path)["report.md"]
+    assert "n/a" in markdown
+    assert "None" not in markdown
+    figures = json.loads(read_report(tmp_path)["paper.json"])["figures"]
+    measured = [
+        figure["column"] for figure in figures if figure["measured"] is not None
+    ]
+    assert measured == ["loss", "metric"]
+
+
+@pytest.mark.parametrize("preset", list(Preset))
+def test_smoke_figures_say_so_everywhere(tmp_path: pathlib.Path, preset: Preset):
+    write_rows(tmp_path, Case(backbones=("vgg16",), preset=preset, epochs=1))
+    write_report(tmp_path)
+    texts = read_report(tmp_path)
+    smoke = preset is Preset.QUICK
+    assert texts["report.md"].startswith("> **Smoke figures:") == smoke
+    header = texts["index.html"].partition("<h1>")[0]
+    assert ('class="banner"' in header) == smoke
+    plots = {name: text for name, text in texts.items() if name.endswith(".svg")}
+    assert len(plots) == 7
+    for name, svg in plots.items():
+        assert ("smoke figures, no comparison" in svg) == smoke, name
+        caption = texts["report.md"].partition(f"({name})\n\n")[2].partition("\n")[0]
+        assert caption.endswith("(smoke figures)") == smoke, name
+    verdicts = {
+        figure["verdict"]
+        for figure in json.loads(texts["paper.json"])["figures"]
+        if figure["measured"] is not None
+    }
+    assert (verdicts == {"not comparable: smoke run"}) == smoke
+
+
+@pytest.mark.parametrize("classes", [HOSTILE, (*HOSTILE, "accuracy", "猫", "_x_")])
+def test_hostile_class_names_are_inert(
+    tmp_path: pathlib.Path, classes: tuple[str, ...]
+):
+    write_rows(tmp_path, Case(backbones=("vgg16",), classes=classes))
+    write_report(tmp_path)
+    texts = read_report(tmp_path)
+    page = _PageReader(texts["index.html"])
+    assert "script" not in page.tags
+    assert "<script>alert(1)</script>" in page.texts
+    assert r"a|b\nc `$x$` \x1b[2J" in page.texts
+    for name, text in texts.items():
+        assert "\x1b" not in text, name
+        assert "<script" not in text or name == "paper.json", name
+    # One row a class: neither the pipe nor the newline opened another cell or line.
+    row = r"| a\|b\\nc \`\$x\$\` \\x1b\[2J | 600 | 200 | 200 |"
+    assert row in texts["report.md"].splitlines()
+    figures = json.loads(texts["paper.json"])["figures"]
+    verdicts = {f["verdict"] for f in figures if f["table"] in ("Table 6", "Table 11")}
+    assert all(verdict.startswith("not ") for verdict in verdicts)
+
+
+def test_page_stands_alone(full: pathlib.Path):
+    page = _PageReader(read_report(full)["index.html"])
+    assert {address[0] for address in page.addresses} == {"#"}
+    assert page.tags.isdisjoint({"script", "link", "img", "iframe", "object", "image"})
+    assert len(page.ids) == len(set(page.ids))
+    assert {address[1:] for address in page.addresses} <= set(page.ids)
+    text = read_report(full)["index.html"]
+    for place in re.findall(r"url\(#([^)]*)\)", text):
+        assert place in page.ids
+    assert "prefers-color-scheme: dark" in text
+    assert "@import" not in text
+
+
+def test_stale_files_go(tmp_path: pathlib.Path):
+    write_rows(tmp_path, Case(backbones=("vgg16", "xception")))
+    write_report(tmp_path)
+    (tmp_path / "results.jsonl").unlink()
+    write_rows(tmp_path, Case(backbones=("vgg16",), stages=("train",)))
+    write_report(tmp_path)
+    plots = {name for name in read_report(tmp_path) if name.endswith(".svg")}
+    assert {name for name in plots if not name.startswith("all-")} == {
+        "vgg16-accuracy.svg",
+        "vgg16-loss.svg",
+    }
+
+
+@pytest.mark.parametrize("text", [None, "", '{"stage": "unfinished'])
+def test_no_rows(tmp_path: pathlib.Path, text: str | None):
+    if text is not None:
+        (tmp_path / "results.jsonl").write_text(text)
+    with pytest.raises(
+        TlperfError, match="no result rows; run a stage first"
+    ) as caught:
+        write_report(tmp_path)
+    assert caught.value.code is ExitCode.NO_INPUT
+    assert not (tmp_path / "report").exists()
+
+
+_SCRIPT = """
+import sys, time
+from tlperf.reporting.report import write_report
+assert "matplotlib" not in sys.modules and "jinja2" not in sys.modules
+write_report(sys.argv[1])
+heavy = {"tensorflow", "keras", "sklearn", "matplotlib.pyplot"} & set(sys.modules)
+assert not heavy, heavy
+# CPU time: other work on the machine must not fail this.
+assert time.process_time() < 5, time.process_time()
+"""
+
+
+def test_fast_and_without_tensorflow(full: pathlib.Path, tmp_path: pathlib.Path):
+    """And the same bytes as another process wrote."""
+    shutil.copy(full / "results.jsonl", tmp_path)
+    subprocess.run([sys.executable, "-c", _SCRIPT, str(tmp_path)], check=True)
+    assert read_report(tmp_path) == read_report(full)

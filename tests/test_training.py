@@ -1,0 +1,186 @@
+"""The loop on a one-block backbone: rows, files, best weights, replicas, Table 4."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tiny import TINY
+from tlperf.core import files
+from tlperf.core.errors import TlperfError
+from tlperf.core.settings import InputConfig, RunConfig, TrainConfig
+from tlperf.dataset.store import open_dataset
+from tlperf.model.trained import load_trained
+from tlperf.model.weights import WeightsSource
+from tlperf.reference.backbones import BACKBONES
+from tlperf.training.loop import Waits, train_backbone
+from tlperf.training.optimizer import build_optimizer, optimizer_settings
+
+pytestmark = pytest.mark.usefixtures("two_cpus")
+RANDOM = WeightsSource("none")
+
+
+def run_config(workdir, **training):
+    return RunConfig(
+        workdir=str(workdir),
+        input=InputConfig(image_size=32, batch_size=8),
+        training=TrainConfig(**{"epochs": 3, "learning_rate": 0.01, **training}),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(two_cpus, photos_dir, tmp_path_factory):
+    """A finished training: its config, result and folder."""
+    config = run_config(tmp_path_factory.mktemp("work"))
+    with open_dataset(photos_dir) as dataset:
+        result = train_backbone(
+            TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM
+        )
+    return config, result, files.pathlib.Path(config.workdir) / "tiny"
+
+
+def test_the_loss_falls_and_every_epoch_is_a_row(trained):
+    _, result, folder = trained
+    assert [row["epoch"] for row in result["epochs"]] == [1, 2, 3]
+    assert result["epochs"][-1]["loss"] < result["epochs"][0]["loss"]
+    assert files.read_json_lines(folder / "history.jsonl") == result["epochs"]
+    for row in result["epochs"]:
+        assert 0 <= row["accuracy"] <= 1
+        assert 0 <= row["input_wait_fraction"] <= 1
+        assert row["secs"] >= row["train_secs"] >= row["first_step_secs"] > 0
+        assert row["steps"] == 3
+
+
+def test_the_result_is_json_with_the_contracts_keys(trained):
+    _, result, _ = trained
+    keys = {"backbone", "epochs", "train_secs", "steps_per_sec", "images_per_sec"}
+    keys |= {"input_wait_fraction", "feature_cache", "precision", "xla"}
+    keys |= {"strategy", "replicas"}
+    assert keys <= set(json.loads(files.to_json(result)))
+    assert (result["frozen_layers"], result["active_layers"]) == (3, 3)
+    assert result["first_active"] == "norm"
+
+
+def test_the_best_epochs_weights_are_kept(trained, two_cpus):
+    _, result, folder = trained
+    rows = result["epochs"]
+    best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+    assert result["best_epoch"] == best["epoch"]
+    assert files.sha256_file(folder / "weights.h5") == result["weights_sha256"]
+    model = load_trained(TINY, folder, result, compute=two_cpus)
+    assert model.count_params() == result["params"]
+
+
+def test_other_weights_than_the_trained_ones_are_refused(trained, two_cpus, tmp_path):
+    _, result, folder = trained
+    data = bytearray((folder / "weights.h5").read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "weights.h5").write_bytes(bytes(data))
+    with pytest.raises(TlperfError, match="the training noted") as caught:
+        load_trained(TINY, tmp_path, result, compute=two_cpus)
+    assert caught.value.code == 76
+
+
+def read_scalars(folder):
+    """Scalars by tag and step, read from the event files without TensorBoard."""
+    found = {}
+    for path in folder.glob("events*"):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
+            for value in event.summary.value:
+                plugin = value.metadata.plugin_data.plugin_name
+                number = float(tf.make_ndarray(value.tensor))
+                found[value.tag, event.step] = (plugin, number)
+    return found
+
+
+def test_tensorboard_gets_keras_names(trained):
+    _, result, folder = trained
+    board = folder / "tensorboard"
+    train, validation = (
+        read_scalars(board / name) for name in ("train", "validation")
+    )
+    for row in result["epochs"]:
+        step = row["epoch"] - 1
+        for tag, key in (("epoch_loss", "loss"), ("epoch_accuracy", "accuracy")):
+            assert train[tag, step] == ("scalars", pytest.approx(row[key], rel=1e-6))
+            assert validation[tag, step][1] == pytest.approx(row[f"val_{key}"])
+    assert ("examples/sec", 0) in train
+    assert ("epoch_learning_rate", 0) in train
+
+
+def test_the_same_seed_gives_the_same_curve(two_cpus, photos_dir, tmp_path):
+    losses = []
+    for name in ("a", "b"):
+        with open_dataset(photos_dir) as dataset:
+            result = train_backbone(
+                TINY,
+                run_config(tmp_path / name, epochs=2),
+                dataset=dataset,
+                compute=two_cpus,
+                weights=RANDOM,
+            )
+        losses.append([row["loss"] for row in result["epochs"]])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_two_replicas_train_to_the_same_loss(mirrored, two_cpus, photos_dir, tmp_path):
+    """Through the whole way: shards, pipeline, loop. The only BatchNormalization is
+    frozen and dropout is 0, since replicas keep statistics and masks of their own."""
+    spec = dataclasses.replace(TINY, first_active="relu", head=TINY.head[:1])
+    losses = {}
+    for compute in (two_cpus, mirrored):
+        with open_dataset(photos_dir) as dataset:
+            result = train_backbone(
+                spec,
+                run_config(tmp_path / str(compute.replicas), epochs=7),
+                dataset=dataset,
+                compute=compute,
+                weights=RANDOM,
+            )
+        rows = result["epochs"]  # 7 epochs of 3 steps
+        losses[compute.replicas] = [(row["loss"], row["val_loss"]) for row in rows]
+    np.testing.assert_allclose(losses[2], losses[1], rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_with_what_to_do(
+    two_cpus, photos_dir, tmp_path
+):
+    config = run_config(tmp_path, learning_rate=1e30)
+    with open_dataset(photos_dir) as dataset:
+        with pytest.raises(TlperfError, match="lower --learning_rate") as caught:
+            train_backbone(
+                TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM
+            )
+    assert caught.value.code == 65
+
+
+@pytest.mark.parametrize("spec", BACKBONES, ids=lambda spec: spec.name)
+def test_the_optimiser_is_table_4s_with_nothing_left_to_defaults(spec):
+    optimizer = build_optimizer(spec, TrainConfig(), precision="float32")
+    settings = optimizer_settings(spec, TrainConfig())
+    stated = optimizer.get_config()
+    assert settings.pop("name") == spec.optimizer
+    for name, value in settings.items():
+        assert stated[name] == pytest.approx(value)
+    assert stated["learning_rate"] == pytest.approx(5e-5)
+    # Whatever else the optimiser has is off.
+    assert not any(
+        stated[name]
+        for name in ("weight_decay", "clipnorm", "use_ema", "gradient_accumulation_steps")
+    )
+
+
+def test_float16_gets_dynamic_loss_scaling():
+    optimizer = build_optimizer(TINY, TrainConfig(), precision="mixed_float16")
+    assert isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+def test_waiting_is_what_the_iterator_takes():
+    ticks = iter([0.0, 2.0, 10.0, 11.0, 20.0, 20.5])
+    waits = Waits(clock=lambda: next(ticks))
+    assert list(waits.over("ab")) == ["a", "b"]
+    assert waits.secs == 2.0 + 1.0 + 0.5

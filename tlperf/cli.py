@@ -1,0 +1,396 @@
+"""The command line: absl flags to frozen settings to one call into a room.
+
+    tlperf run --preset=quick --workdir=w
+
+Flags are defined here and nowhere else, on a FlagValues of each call: importing this
+module defines none. Heavy imports happen inside the commands.
+"""
+
+import dataclasses
+import difflib
+import enum
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import flags
+
+from tlperf.core import files, settings
+from tlperf.core.errors import ExitCode, SettingsError
+from tlperf.core.quiet import VERBOSE_VARIABLE, quiet_stderr
+from tlperf.core.resolve import resolve_config
+from tlperf.core.settings import Preset, RunConfig
+from tlperf.job.outcome import run_guarded
+from tlperf.reporting import terminal
+
+Outcome = tuple[dict[str, Any], ExitCode]
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag: its name, default, help, and the words it takes if it is a choice."""
+
+    name: str
+    default: str | int | float | bool | None
+    help: str
+    kind: type = str
+
+    def define(self, values: flags.FlagValues) -> None:
+        """Adds the flag to `values`."""
+        if issubclass(self.kind, enum.StrEnum):
+            words = [member.value for member in self.kind]
+            flags.DEFINE_enum(
+                self.name, self.default, words, self.help, flag_values=values
+            )
+            return
+        makers = {
+            str: flags.DEFINE_string,
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            bool: flags.DEFINE_bool,
+        }
+        makers[self.kind](self.name, self.default, self.help, flag_values=values)
+
+    def usage(self) -> str:
+        """One line of help."""
+        words = ""
+        if issubclass(self.kind, enum.StrEnum):
+            words = "|".join(member.value for member in self.kind) + ": "
+        shown = "" if self.default is None else f" (default {self.default})"
+        if self.kind is bool:
+            shown = ""
+        return f"  --{self.name:<19} {words}{self.help}{shown}"
+
+
+_DATA = settings.DataConfig()
+_LATENCY = settings.LatencyConfig()
+FLAGS = {
+    flag.name: flag
+    for flag in (
+        Flag("workdir", "tlperf-work", "folder for results"),
+        Flag("data_dir", None, "folder of the shards (default WORKDIR/data)"),
+        Flag("preset", "paper", "set of defaults", Preset),
+        Flag("source", "photos", "photos, or a folder with one sub-folder a class"),
+        Flag("name", None, "dataset name in file names (default: the source's)"),
+        Flag("format", "tfrecord", "container", settings.Format),
+        Flag("encoding", "source", "what is stored", settings.Encoding),
+        Flag("split", "60/20/20", "percentages of train/validation/test"),
+        Flag("split_mode", "stratified", "how images are dealt", settings.SplitMode),
+        Flag("seed", 0, "of split, order, head weights and dropout", int),
+        Flag("limit", 0, "at most this many images; 0 takes all", int),
+        Flag("workers", 0, "processes that write shards; 0 takes one a core", int),
+        Flag("max_pixels", _DATA.max_pixels, "refuse larger images", int),
+        Flag("on_bad", "quarantine", "unusable files", settings.OnBad),
+        Flag("max_bad", None, "most unusable files (default max(5, 1 %))", int),
+        Flag("exif", "ignore", "EXIF orientation", settings.Exif),
+        Flag("image_size", None, "side in pixels (default: native)", int),
+        Flag("preprocess", "backbone", "pixel normalisation", settings.Preprocess),
+        Flag("batch_size", 32, "images a step, over all replicas", int),
+        Flag("backbones", "all", "all, or a comma list of backbones"),
+        Flag("weights", "imagenet", "imagenet, none, DIR, FILE, or NAME:one,NAME:two"),
+        Flag("freeze", "paper", "paper, all, none, or the first active layer"),
+        Flag("epochs", 10, "passes over the training split", int),
+        Flag("learning_rate", None, "(default: Table 4)", float),
+        Flag("optimizer", None, "(default: Table 4)", settings.Optimizer),
+        Flag("devices", "auto", "auto, cpu, gpu or gpu:0,1"),
+        Flag("logical_devices", 0, "split the CPU into so many, for tests", int),
+        Flag("strategy", "auto", "replicas", settings.Strategy),
+        Flag("precision", "auto", "of the backbone", settings.Precision),
+        Flag("xla", "auto", "compile steps by XLA", settings.Xla),
+        Flag("protocol", None, "comma list of keras_predict, compiled (default both)"),
+        Flag("latency_secs", None, "stop a row after (default 60 in run, else never)",
+             float),
+        Flag("latency_batch_size", None, "images a timed step (default 32)", int),
+        Flag("fast", False, "manifest and sizes only", bool),
+        Flag("png", None, "write a contact sheet to this file"),
+        Flag("secs", 3.0, "seconds to measure", float),
+        Flag("dry_run", False, "print the plan, do nothing", bool),
+        Flag("json", False, "print one JSON object on stdout", bool),
+        Flag("verbose", False, "tracebacks and TensorFlow's own log", bool),
+    )
+}  # fmt: skip
+
+_COMMON = ("workdir", "json", "verbose")
+_SOURCE_FLAGS = (
+    *("source", "name", "format", "encoding", "split", "split_mode", "seed"),
+    *("limit", "workers", "max_pixels", "on_bad", "max_bad", "exif"),
+)
+_DEVICE_FLAGS = ("devices", "logical_devices", "strategy", "precision", "xla")
+_TRAIN_FLAGS = (
+    *("backbones", "weights", "freeze", "image_size", "preprocess", "batch_size"),
+    *("epochs", "learning_rate", "optimizer"),
+)
+_INPUT_FLAGS = ("backbones", "image_size", "batch_size", "seed")
+_LATENCY_FLAGS = ("latency_batch_size", "protocol", "latency_secs")
+_PLAN_FLAGS = ("data_dir", "preset", "dry_run")
+_RUN_FLAGS = (
+    *(*_COMMON, *_PLAN_FLAGS, *_SOURCE_FLAGS),
+    *(*_TRAIN_FLAGS, *_DEVICE_FLAGS, *_LATENCY_FLAGS),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        help: one line.
+        flags: names of rows of `FLAGS`, in help order.
+        call: settings and given values to the JSON to print and the exit code.
+        render: that JSON as text.
+    """
+
+    help: str
+    flags: tuple[str, ...]
+    call: Callable[[RunConfig, dict[str, Any]], Outcome]
+    render: Callable[[dict[str, Any]], str]
+
+
+def _run(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.job import run
+
+    job = run.plan_job if values["dry_run"] else run.run_job
+    return job(config), ExitCode.OK
+
+
+def _shard(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.dataset.shard import plan_dataset
+    from tlperf.job.run import shard_job
+
+    if values["dry_run"]:
+        return plan_dataset(config.data, config.data_path), ExitCode.OK
+    return shard_job(config), ExitCode.OK
+
+
+def _verify(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.dataset.verify import verify_dataset
+
+    result = verify_dataset(config.data_path, full=not values["fast"])
+    return result, ExitCode.OK if result["ok"] else ExitCode.INTEGRITY
+
+
+def _inspect(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.dataset.inspect import inspect_dataset
+
+    png = pathlib.Path(values["png"]) if values["png"] else None
+    return inspect_dataset(config.data_path, png=png), ExitCode.OK
+
+
+def _input(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    with quiet_stderr():
+        from tlperf.job.stages import StageRunner
+
+    return StageRunner(config).measure_input(secs=values["secs"]), ExitCode.OK
+
+
+def _train(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.job import run
+
+    if values["dry_run"]:
+        planned = dataclasses.replace(config, reuse_data=True)
+        return run.plan_job(planned), ExitCode.OK
+    return run.stage_job(config, "train"), ExitCode.OK
+
+
+def _evaluate(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.job.run import stage_job
+
+    return stage_job(config, "evaluate"), ExitCode.OK
+
+
+def _latency(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.job.run import stage_job
+
+    return stage_job(config, "latency"), ExitCode.OK
+
+
+def _report(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.reporting.report import write_report
+
+    return write_report(pathlib.Path(config.workdir)), ExitCode.OK
+
+
+def _doctor(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.doctor.checks import run_checks
+
+    checks = run_checks(config)
+    good = all(check["ok"] for check in checks)
+    return {"checks": checks}, ExitCode.OK if good else ExitCode.CONFIG
+
+
+# In the order of the way.
+COMMANDS = {
+    "run": Command(
+        "shard if needed, train, evaluate and time each backbone, report",
+        _RUN_FLAGS,
+        _run,
+        terminal.render_run,
+    ),
+    "shard": Command(
+        "images to shards, with splits, quarantine and manifest",
+        (*_COMMON, *_PLAN_FLAGS, *_SOURCE_FLAGS, "image_size"),
+        _shard,
+        terminal.render_values,
+    ),
+    "verify": Command(
+        "full integrity check of a data directory",
+        (*_COMMON, "data_dir", "fast"),
+        _verify,
+        terminal.render_verify,
+    ),
+    "inspect": Command(
+        "what is in a data directory: counts, sizes, shapes",
+        (*_COMMON, "data_dir", "png"),
+        _inspect,
+        terminal.render_values,
+    ),
+    "input": Command(
+        "how fast the input pipeline is alone, and where its time goes",
+        (*_COMMON, "data_dir", "secs", *_INPUT_FLAGS, *_DEVICE_FLAGS),
+        _input,
+        terminal.render_values,
+    ),
+    "train": Command(
+        "fine-tune backbones on a data directory",
+        (*_COMMON, *_PLAN_FLAGS, "seed", *_TRAIN_FLAGS, *_DEVICE_FLAGS),
+        _train,
+        terminal.render_train,
+    ),
+    "evaluate": Command(
+        "evaluate trained backbones on the test split",
+        (*_COMMON, "data_dir", "backbones", "batch_size", *_DEVICE_FLAGS),
+        _evaluate,
+        terminal.render_evaluate,
+    ),
+    "latency": Command(
+        "time inference steps beside the published figures",
+        (*_COMMON, "preset", "backbones", *_LATENCY_FLAGS, *_DEVICE_FLAGS),
+        _latency,
+        terminal.render_latency,
+    ),
+    "report": Command(
+        "rebuild the report from result files",
+        _COMMON,
+        _report,
+        terminal.render_values,
+    ),
+    "doctor": Command(
+        "what this machine, install, data and weights can do, and what is wrong",
+        (*_COMMON, "data_dir", "backbones", "weights", *_DEVICE_FLAGS),
+        _doctor,
+        terminal.render_doctor,
+    ),
+}
+
+
+def parse_values(command: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """The flags of a command by name; `given` holds the names that were set.
+
+    Raises:
+        SettingsError: an unknown flag (the nearest is suggested), a bad value, or a
+            word that is no flag.
+    """
+    names = COMMANDS[command].flags
+    parsed = flags.FlagValues()
+    for name in names:
+        FLAGS[name].define(parsed)
+    try:
+        rest = parsed([command, *arguments])[1:]
+    except flags.UnrecognizedFlagError as error:
+        raise _unknown("flag", error.flagname, names, f"tlperf {command}") from error
+    except flags.Error as error:
+        raise SettingsError(str(error), f"see tlperf {command} --help") from error
+    if rest:
+        raise SettingsError(
+            f"{rest[0]!r} is no flag",
+            f"write --flag=value; see tlperf {command} --help",
+        )
+    values = {name: parsed[name].value for name in names}
+    values["given"] = {name for name in names if parsed[name].present}
+    return values
+
+
+def _unknown(kind: str, word: str, known: Sequence[str], usage: str) -> SettingsError:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+    dashes = "--" if kind == "flag" else ""
+    hint = f"did you mean {dashes}{near[0]}? " if near else ""
+    return SettingsError(
+        f"no {kind} is called {dashes}{word}",
+        f"{hint}see {usage} --help",
+        reason=f"unknown_{kind}",
+    )
+
+
+def write_flagfile(command: str, values: dict[str, Any]) -> None:
+    """WORKDIR/flags.txt: `tlperf COMMAND --flagfile=` of it runs the same again."""
+    lines = [f"# tlperf {command} --flagfile=THIS_FILE"]
+    for name in COMMANDS[command].flags:
+        value = values[name]
+        if value is None or name in ("json", "dry_run", "verbose"):
+            continue
+        lines.append(f"--{name}={value}")
+    path = pathlib.Path(values["workdir"]) / "flags.txt"
+    files.write_text(path, "\n".join(lines) + "\n")
+
+
+def execute(command: str, arguments: Sequence[str]) -> ExitCode:
+    """Parses, runs and prints a command."""
+    values = parse_values(command, arguments)
+    if values["verbose"]:
+        os.environ[VERBOSE_VARIABLE] = "1"
+    else:
+        # Before TensorFlow is imported, here and in children: errors only.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    config = resolve_config(command, values)
+    if command in ("run", "shard", "train") and not values["dry_run"]:
+        write_flagfile(command, values)
+    result, code = COMMANDS[command].call(config, values)
+    if values["json"]:
+        print(files.to_json(result), flush=True)
+    else:
+        print(COMMANDS[command].render(result), flush=True)
+    return code
+
+
+def help_text(command: str | None = None) -> str:
+    """The help of tlperf, or of one command with its own flags only."""
+    if command is None:
+        rows = [f"  {name:<10} {row.help}" for name, row in COMMANDS.items()]
+        more = "tlperf COMMAND --help shows its flags; --version the version."
+        return "\n".join(["tlperf COMMAND [--flag=value ...]", "", *rows, "", more])
+    row = COMMANDS[command]
+    usage = [FLAGS[name].usage() for name in row.flags]
+    usage.append("  --flagfile            read flags from a file")
+    return "\n".join([f"tlperf {command}: {row.help}", "", *usage])
+
+
+_HELP = {"--help", "-h", "-help", "--helpfull", "--helpshort", "help"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    command = arguments.pop(0) if arguments else ""
+    if command == "--version":
+        from tlperf import __version__
+
+        print(f"tlperf {__version__}")
+        return ExitCode.OK
+    if command in _HELP:
+        print(help_text())
+        return ExitCode.OK
+    if command in COMMANDS and _HELP & set(arguments):
+        print(help_text(command))
+        return ExitCode.OK
+    code = ExitCode.OK
+
+    def action() -> None:
+        nonlocal code
+        if command not in COMMANDS:
+            raise _unknown("command", command, list(COMMANDS), "tlperf")
+        code = execute(command, arguments)
+
+    failed = run_guarded(command if command in COMMANDS else "", action)
+    return failed or code

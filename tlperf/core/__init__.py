@@ -1,0 +1,1 @@
+"""Units, errors, settings, result rows and durable files; no TensorFlow."""

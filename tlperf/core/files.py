@@ -1,0 +1,216 @@
+"""Durable files: what is visible under its final name is whole and on disk.
+
+    with atomic_path(folder / "weights.h5") as partial:
+        write(partial)              # folder/.weights.h5.partial-PID
+    # here: data fsynced, renamed, directory fsynced
+
+TensorFlow's and Keras' writers neither fsync nor rename; everything the project keeps
+passes through here.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tlperf.core.errors import ExitCode, TlperfError
+
+
+def fsync_directory(folder: pathlib.Path) -> None:
+    """Makes the names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_file(path: pathlib.Path) -> None:
+    """Makes the bytes of `path` durable, whoever wrote them."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def io_errors(path: pathlib.Path) -> Iterator[None]:
+    """Turns an OSError of the body into one line that names `path` (exit code 74)."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise TlperfError(
+            ExitCode.IO,
+            "disk_full" if full else "io_error",
+            path=path,
+            found=error.strerror or str(error),
+            remedy="free space and run again"
+            if full
+            else "check the path and its permissions",
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+    """A temporary path beside `path`; renamed to `path` when the body succeeds.
+
+    Order: data fsync, rename, directory fsync. On any error the temporary file is
+    removed and `path` keeps what it had.
+
+    Raises:
+        TlperfError: exit code 74, naming the path, where the system refuses a write.
+    """
+    target = pathlib.Path(path)
+    # The suffix stays last: Keras and h5py choose the format by it.
+    partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
+    try:
+        with io_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            fsync_file(partial)
+            os.rename(partial, target)
+            fsync_directory(target.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` atomically and durably."""
+    with atomic_path(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes UTF-8 `text` atomically and durably."""
+    write_bytes(path, text.encode())
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON with sorted keys; NaN and infinities are refused, not written."""
+    return json.dumps(
+        value, sort_keys=True, indent=indent, allow_nan=False, ensure_ascii=False
+    )
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Writes `value` as indented JSON with a final newline."""
+    write_text(path, to_json(value, indent=1) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        TlperfError: 66 where the file is missing, 76 where it is not JSON.
+    """
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except FileNotFoundError as error:
+        raise TlperfError(
+            ExitCode.NO_INPUT,
+            "missing_file",
+            path=path,
+            found="no such file",
+            remedy="run the stage that writes it",
+        ) from error
+    except ValueError as error:
+        raise TlperfError(
+            ExitCode.INTEGRITY,
+            "damaged_file",
+            path=path,
+            found=f"not JSON ({error})",
+            remedy="delete it and run the stage that writes it again",
+        ) from error
+
+
+def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
+    """Appends one JSON object as one line and makes it durable."""
+    line = (to_json(value) + "\n").encode()
+    target = pathlib.Path(path)
+    with io_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            # One write call: lines of two processes never interleave.
+            os.write(descriptor, line)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
+    """Reads a file of JSON lines; a missing file is an empty list.
+
+    An unfinished last line (the writer was killed) is left out; any other line that is
+    not JSON raises TlperfError 76.
+    """
+    source = pathlib.Path(path)
+    if not source.exists():
+        return []
+    *lines, unfinished = source.read_text().split("\n")
+    del unfinished  # "" after a whole last line
+    rows = []
+    for number, line in enumerate(lines):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise TlperfError(
+                ExitCode.INTEGRITY,
+                "damaged_file",
+                path=path,
+                record=number,
+                found=f"not JSON ({error})",
+                remedy="delete the file and run the stage again",
+            ) from error
+    return rows
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal sha256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """Hexadecimal sha256 of a file."""
+    with open(path, "rb", buffering=0) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def directory_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds `folder` for one writer; the lock dies with its owner (flock).
+
+    Raises:
+        TlperfError: exit code 75, naming the owner, where another process holds it.
+    """
+    target = pathlib.Path(folder)
+    with io_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(target / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            raise TlperfError(
+                ExitCode.RETRY,
+                "locked",
+                path=target,
+                found=f"another process writes here ({owner or 'unknown owner'})",
+                remedy="wait for it to end and run again",
+            ) from error
+        owner = f"pid {os.getpid()} on {socket.gethostname()} since {int(time.time())}"
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, owner.encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,408 @@
+"""Frozen settings: validated once, at construction; what the command line fills in.
+
+    run = RunConfig(workdir="w", data=DataConfig(source="photos"))
+
+A choice is an enum whose values are the words of the command line. `None` means
+"the backbone's or the paper's own value" and is resolved where the backbone is known.
+"""
+
+import dataclasses
+import enum
+import pathlib
+import re
+from typing import Any, Self
+
+from tlperf.core.errors import SettingsError
+
+
+class Format(enum.StrEnum):
+    """Container of the stored examples."""
+
+    TFRECORD = "tfrecord"
+    HDF5 = "hdf5"
+
+
+class Encoding(enum.StrEnum):
+    """What is stored of an image."""
+
+    SOURCE = "source"  # the file's bytes, untouched
+    JPEG = "jpeg"  # resized to image_size and encoded again
+    RAW = "raw"  # uint8 pixels at image_size
+
+
+class SplitMode(enum.StrEnum):
+    """How images are dealt to the three splits."""
+
+    STRATIFIED = "stratified"  # each class by the same shares
+    RANDOM = "random"  # as the paper: over all images at once
+
+
+class OnBad(enum.StrEnum):
+    """What a file that cannot be used does to the whole."""
+
+    QUARANTINE = "quarantine"
+    FAIL = "fail"
+
+
+class Exif(enum.StrEnum):
+    """Whether the EXIF orientation turns the image."""
+
+    APPLY = "apply"
+    IGNORE = "ignore"  # as TensorFlow, tfds and Keras do
+
+
+class Preprocess(enum.StrEnum):
+    """Normalisation of the pixels on the device."""
+
+    BACKBONE = "backbone"  # what each backbone's weights were trained with
+    PAPER = "paper"  # x / 255 for all six, the study's likely choice
+
+
+class Optimizer(enum.StrEnum):
+    """Optimisers of Table 4."""
+
+    ADAGRAD = "adagrad"
+    ADAM = "adam"
+
+
+class Strategy(enum.StrEnum):
+    """How replicas share a step."""
+
+    AUTO = "auto"  # one device: one; several: mirrored
+    ONE = "one"
+    MIRRORED = "mirrored"
+
+
+class Precision(enum.StrEnum):
+    """Keras dtype policy of the backbone; softmax and loss are float32 in each."""
+
+    AUTO = "auto"  # mixed_float16 on GPUs with tensor cores, float32 elsewhere
+    FLOAT32 = "float32"
+    MIXED_FLOAT16 = "mixed_float16"
+    MIXED_BFLOAT16 = "mixed_bfloat16"
+
+
+class Xla(enum.StrEnum):
+    """Whether steps are compiled by XLA."""
+
+    AUTO = "auto"  # on for one GPU; off on CPUs, where depthwise models slow down 6-10x
+    ON = "on"
+    OFF = "off"
+
+
+class Protocol(enum.StrEnum):
+    """What one latency sample times."""
+
+    KERAS_PREDICT = "keras_predict"  # one batch inside model.predict
+    COMPILED = "compiled"  # a traced call, input on the device, result read back
+
+
+class Preset(enum.StrEnum):
+    """Named sets of defaults."""
+
+    QUICK = "quick"  # a few minutes on two cores; smoke figures only
+    PAPER = "paper"  # Tables 2-4
+
+
+def parse_choice(kind: type[enum.StrEnum], text: str) -> Any:
+    """The member of `kind` named `text`; SettingsError lists the good words."""
+    try:
+        return kind(text)
+    except ValueError:
+        words = ", ".join(member.value for member in kind)
+        raise SettingsError(f"{text!r} is no {kind.__name__}", f"use {words}") from None
+
+
+def _check(ok: bool, name: str, value: object, expected: str) -> None:
+    if not ok:
+        raise SettingsError(f"{name} is {value!r}", f"give {expected}")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is stored, and how it is dealt to splits.
+
+    Attributes:
+        source: `photos`, or a folder with one sub-folder a class.
+        name: dataset name in file names, `[a-zA-Z]\\w*`; "" takes the source's name.
+        format: TFRecord or HDF5.
+        encoding: what is stored of an image.
+        image_size: side in pixels of `jpeg` and `raw` images; unused with `source`.
+        split: percentages of train, validation and test; positive, sum 100.
+        split_mode: stratified, or random as in the paper.
+        seed: of the split, at least 0.
+        limit: at most this many images, dealt evenly over classes; 0 takes all.
+        workers: processes that write shards; 0 takes one a core.
+        max_pixels: an image of more pixels is refused from its header.
+        on_bad: quarantine unusable files, or stop at the first.
+        max_bad: most quarantined files accepted; None takes max(5, 1 % of all).
+        exif: whether the orientation is applied.
+    """
+
+    source: str = "photos"
+    name: str = ""
+    format: Format = Format.TFRECORD
+    encoding: Encoding = Encoding.SOURCE
+    image_size: int | None = None
+    split: tuple[int, int, int] = (60, 20, 20)
+    split_mode: SplitMode = SplitMode.STRATIFIED
+    seed: int = 0
+    limit: int = 0
+    workers: int = 0
+    max_pixels: int = 89_478_485
+    on_bad: OnBad = OnBad.QUARANTINE
+    max_bad: int | None = None
+    exif: Exif = Exif.IGNORE
+
+    def __post_init__(self) -> None:
+        _check(bool(self.source), "source", self.source, "photos or a folder")
+        _check(
+            not self.name or bool(re.fullmatch(r"[a-zA-Z]\w*", self.name, re.ASCII)),
+            "name",
+            self.name,
+            "letters, digits and underscores, a letter first",
+        )
+        _check(
+            len(self.split) == 3 and min(self.split) > 0 and sum(self.split) == 100,
+            "split",
+            "/".join(map(str, self.split)),
+            "three positive percentages that sum to 100, e.g. 60/20/20",
+        )
+        _check(self.seed >= 0, "seed", self.seed, "a number from 0")
+        _check(self.limit >= 0, "limit", self.limit, "a number from 0 (0 takes all)")
+        _check(self.workers >= 0, "workers", self.workers, "a number from 0")
+        _check(self.max_pixels > 0, "max_pixels", self.max_pixels, "a positive number")
+        _check(
+            self.max_bad is None or self.max_bad >= 0,
+            "max_bad",
+            self.max_bad,
+            "a number from 0",
+        )
+        _check(
+            self.encoding is Encoding.SOURCE or bool(self.image_size),
+            "encoding",
+            str(self.encoding),
+            "--image_size with it: jpeg and raw store images at that size",
+        )
+        _check_image_size(self.image_size)
+
+
+def _check_image_size(value: int | None) -> None:
+    _check(value is None or 8 <= value <= 4096, "image_size", value, "8 to 4096 pixels")
+
+
+@dataclasses.dataclass(frozen=True)
+class InputConfig:
+    """The host half of input.
+
+    Attributes:
+        image_size: side in pixels; None takes the backbone's native size.
+        batch_size: global batch, over all replicas.
+        preprocess: normalisation on the device.
+        seed: of the training order.
+    """
+
+    image_size: int | None = None
+    batch_size: int = 32
+    preprocess: Preprocess = Preprocess.BACKBONE
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_image_size(self.image_size)
+        _check(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Backbone weights and the freeze boundary.
+
+    Attributes:
+        weights: `imagenet`, `none`, a folder or a file; or a comma list of
+            `BACKBONE:one of these` (see `tlperf.model.weights`).
+        freeze: `paper` (Table 2), `all`, `none`, or the name of the first active layer.
+    """
+
+    weights: str = "imagenet"
+    freeze: str = "paper"
+
+    def __post_init__(self) -> None:
+        _check(bool(self.weights), "weights", self.weights, "imagenet, none or a path")
+        _check(bool(self.freeze), "freeze", self.freeze, "paper, all, none or a layer")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Training; None takes Table 4's value of the backbone.
+
+    Attributes:
+        epochs: passes over the training split.
+        learning_rate: positive.
+        optimizer: Adagrad or Adam.
+        seed: of head weights, dropout and drop-connect.
+    """
+
+    epochs: int = 10
+    learning_rate: float | None = None
+    optimizer: Optimizer | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check(self.epochs > 0, "epochs", self.epochs, "a positive number")
+        _check(
+            self.learning_rate is None or self.learning_rate > 0,
+            "learning_rate",
+            self.learning_rate,
+            "a positive number",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceConfig:
+    """What computes, and how.
+
+    Attributes:
+        devices: `auto`, `cpu`, `gpu`, or `gpu:0,1`.
+        logical_devices: devices to split the CPU into (for tests); 0 leaves it whole.
+        strategy: how replicas share a step.
+        precision: dtype policy.
+        xla: whether steps are compiled by XLA.
+    """
+
+    devices: str = "auto"
+    logical_devices: int = 0
+    strategy: Strategy = Strategy.AUTO
+    precision: Precision = Precision.AUTO
+    xla: Xla = Xla.AUTO
+
+    def __post_init__(self) -> None:
+        _check(
+            bool(re.fullmatch(r"auto|cpu|gpu(:\d+(,\d+)*)?", self.devices)),
+            "devices",
+            self.devices,
+            "auto, cpu, gpu or gpu:0,1",
+        )
+        _check(
+            0 <= self.logical_devices <= 64,
+            "logical_devices",
+            self.logical_devices,
+            "0 to 64",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class LatencyConfig:
+    """The timing protocol; defaults are the published text taken literally.
+
+    Attributes:
+        protocols: what to time.
+        batch_size: images a step.
+        batches: steps a repetition.
+        repetitions: repetitions a row; batches x repetitions samples in all.
+        warmup_steps: untimed steps after the first call.
+        latency_secs: a row stops after this many seconds of timed steps; 0 never.
+    """
+
+    protocols: tuple[Protocol, ...] = (Protocol.KERAS_PREDICT, Protocol.COMPILED)
+    batch_size: int = 32
+    batches: int = 30
+    repetitions: int = 10
+    warmup_steps: int = 3
+    latency_secs: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(bool(self.protocols), "protocol", self.protocols, "at least one")
+        for name in ("batch_size", "batches", "repetitions"):
+            value = getattr(self, name)
+            _check(value > 0, name, value, "a positive number")
+        _check(self.warmup_steps >= 1, "warmup_steps", self.warmup_steps, "1 or more")
+        _check(self.latency_secs >= 0, "latency_secs", self.latency_secs, "0 or more")
+
+    @property
+    def requested_samples(self) -> int:
+        """Timed steps of a full row."""
+        return self.batches * self.repetitions
+
+
+# Inside `run` a row stops here; the full 30 x 10 is `tlperf latency`'s.
+RUN_LATENCY_SECS = 60.0
+
+ALL_BACKBONES = "all"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """One whole job.
+
+    Attributes:
+        workdir: where results go.
+        data_dir: where shards are; "" takes WORKDIR/data.
+        reuse_data: take the data directory as it is; `data` is not read.
+        backbones: `all` or a comma list (see `tlperf.reference.backbones`).
+        preset: the set of defaults this was derived from.
+    """
+
+    workdir: str
+    data_dir: str = ""
+    reuse_data: bool = False
+    backbones: str = ALL_BACKBONES
+    preset: Preset = Preset.PAPER
+    data: DataConfig = DataConfig()
+    input: InputConfig = InputConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainConfig = TrainConfig()
+    device: DeviceConfig = DeviceConfig()
+    latency: LatencyConfig = LatencyConfig(latency_secs=RUN_LATENCY_SECS)
+
+    def __post_init__(self) -> None:
+        _check(bool(self.workdir), "workdir", self.workdir, "a folder")
+
+    @property
+    def data_path(self) -> pathlib.Path:
+        """Where the shards are."""
+        return pathlib.Path(self.data_dir or pathlib.Path(self.workdir) / "data")
+
+    @property
+    def is_smoke(self) -> bool:
+        """Whether the figures only show that the machinery runs."""
+        return self.preset is Preset.QUICK
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON; `from_dict` gives the same settings back."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The settings that `to_dict` gave, from memory or from JSON."""
+        return from_plain(cls, values)
+
+
+def from_plain(cls: type, values: dict[str, Any]) -> Any:
+    """A settings object from plain values: words become enums, lists tuples.
+
+    Raises:
+        SettingsError: an unknown name, or a value that a setting cannot take.
+    """
+    known = {field.name: field for field in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise SettingsError(
+            f"{cls.__name__} has no setting {', '.join(unknown)}",
+            "write the settings with this version of tlperf",
+        )
+    return cls(**{name: _typed(known[name], value) for name, value in values.items()})
+
+
+def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
+    default = field.default
+    if dataclasses.is_dataclass(default):
+        return from_plain(type(default), value)
+    if isinstance(default, enum.StrEnum):
+        return parse_choice(type(default), value)
+    if isinstance(default, tuple):
+        kind = type(default[0])
+        if issubclass(kind, enum.StrEnum):
+            return tuple(parse_choice(kind, item) for item in value)
+        return tuple(kind(item) for item in value)
+    if field.name == "optimizer" and value is not None:
+        return parse_choice(Optimizer, value)
+    return value

@@ -1,0 +1,207 @@
+"""HDF5 splits: one file a split, chunked with checksums, reads by index.
+
+    written = write_split(path, examples, classes=classes, count=1200, image_size=None)
+    reader = Hdf5Reader(data_dir, manifest.shards_of("train"))
+    reader.read(7)
+
+Datasets: `encoded` uint8 [bytes] with `offset` uint64 [N + 1], or with raw `image`
+uint8 [N, S, S, 3]; `label` `orientation` `height` `width` int64 [N]; `id` `class`
+`sha256` text [N]. The same examples in the same order as TFRecord, without its speed.
+"""
+
+import pathlib
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import h5py
+import numpy as np
+
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.files import atomic_path, sha256_file
+from tlperf.dataset.examples import StoredExample
+from tlperf.dataset.manifest import ShardEntry, Written
+
+# A read takes whole chunks: small ones keep random access near the record's size.
+CHUNK_BYTES = 64 * 1024
+_NUMBERS = ("label", "orientation", "height", "width")
+# Equal examples must give an equal file: no times inside, one version of the format.
+_LIBRARY_VERSIONS = ("earliest", "v110")
+# What h5py raises on damaged files, depending on where the damage is.
+_HDF5_ERRORS = (OSError, KeyError, ValueError, RuntimeError, TypeError)
+_STABLE: dict[str, Any] = {"track_times": False, "fletcher32": True}
+
+
+class _EncodedWriter:
+    """Appends payloads to `encoded`, whole chunks at a time."""
+
+    def __init__(self, file: h5py.File):
+        self._data = file.create_dataset(
+            "encoded",
+            shape=(0,),
+            maxshape=(None,),
+            chunks=(CHUNK_BYTES,),
+            dtype=np.uint8,
+            **_STABLE,
+        )
+        self._file = file
+        self._waiting = bytearray()
+        self._offsets = [0]
+
+    def append(self, encoded: bytes) -> None:
+        self._waiting += encoded
+        self._offsets.append(self._offsets[-1] + len(encoded))
+        self._write(len(self._waiting) // CHUNK_BYTES * CHUNK_BYTES)
+
+    def finish(self) -> None:
+        self._write(len(self._waiting))
+        offsets = np.array(self._offsets, dtype=np.uint64)
+        self._file.create_dataset("offset", data=offsets, chunks=True, **_STABLE)
+
+    def _write(self, count: int) -> None:
+        if count:
+            start = self._data.shape[0]
+            self._data.resize((start + count,))
+            self._data[start:] = np.frombuffer(self._waiting[:count], dtype=np.uint8)
+            del self._waiting[:count]
+
+
+class _PixelsWriter:
+    """Puts payloads into `image`, one image a chunk."""
+
+    def __init__(self, file: h5py.File, *, count: int, image_size: int):
+        shape = (image_size, image_size, 3)
+        self._data = file.create_dataset(
+            "image",
+            shape=(count, *shape),
+            chunks=(1, *shape),
+            dtype=np.uint8,
+            **_STABLE,
+        )
+        self._next = 0
+
+    def append(self, encoded: bytes) -> None:
+        pixels = np.frombuffer(encoded, dtype=np.uint8)
+        self._data[self._next] = pixels.reshape(self._data.shape[1:])
+        self._next += 1
+
+    def finish(self) -> None:
+        assert self._next == self._data.shape[0], "fewer images than planned"
+
+
+def write_split(
+    path: pathlib.Path,
+    examples: Iterable[StoredExample],
+    *,
+    classes: Sequence[str],
+    count: int,
+    image_size: int | None,
+) -> Written:
+    """Writes one split, durably; memory holds one example and the small columns.
+
+    Args:
+        path: of the file.
+        examples: `count` of them, in stored order.
+        classes: names by label.
+        count: number of examples.
+        image_size: side of raw pixels, or None where `encoded` are files.
+    """
+    columns: list[tuple[Any, ...]] = []
+    with atomic_path(path) as partial:
+        with h5py.File(partial, "w", libver=_LIBRARY_VERSIONS) as file:
+            payloads = (
+                _EncodedWriter(file)
+                if image_size is None
+                else _PixelsWriter(file, count=count, image_size=image_size)
+            )
+            for example in examples:
+                payloads.append(example.encoded)
+                columns.append(example[1:])
+            payloads.finish()
+            _write_columns(file, columns, classes)
+        written = Written(bytes=partial.stat().st_size, sha256=sha256_file(partial))
+    return written
+
+
+def _write_columns(
+    file: h5py.File, columns: Sequence[tuple[Any, ...]], classes: Sequence[str]
+) -> None:
+    names = StoredExample._fields[1:]
+    table = dict(zip(names, zip(*columns, strict=True), strict=True))
+    for name in _NUMBERS:
+        values = np.array(table[name], dtype=np.int64)
+        file.create_dataset(name, data=values, chunks=True, **_STABLE)
+    class_names = [classes[label] for label in table["label"]]
+    for name, texts in (
+        ("id", table["filename"]),
+        ("class", class_names),
+        ("sha256", table["sha256"]),
+    ):
+        # Of one length each: HDF5 cannot put a checksum on strings of varying length.
+        encoded = [text.encode() for text in texts]
+        kind = h5py.string_dtype("utf-8", max(map(len, encoded)))
+        values = np.array(encoded, dtype=kind)
+        file.create_dataset(name, data=values, chunks=True, **_STABLE)
+
+
+class Hdf5Reader:
+    """Random access to a split; any number of threads, one at a time (h5py's lock)."""
+
+    def __init__(self, data_dir: pathlib.Path, shards: Sequence[ShardEntry]):
+        (shard,) = shards
+        self._path = data_dir / shard.file
+        self._count = shard.count
+        self._file: h5py.File | None = None
+        self._columns: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def read(self, index: int) -> StoredExample:
+        """The example at `index` of the stored order, checksums checked."""
+        with self._lock:
+            try:
+                if self._file is None:
+                    self._open()
+                encoded = self._read_encoded(index)
+            except _HDF5_ERRORS as error:
+                raise self._damaged(error, index) from error
+            columns = self._columns
+        return StoredExample(
+            encoded=encoded,
+            filename=columns["id"][index].decode(),
+            sha256=columns["sha256"][index].decode(),
+            **{name: int(columns[name][index]) for name in _NUMBERS},
+        )
+
+    def _open(self) -> None:
+        # locking=False: readers on a read-only or network file system.
+        file = h5py.File(self._path, "r", locking=False)
+        names = (*_NUMBERS, "id", "sha256", *(() if "image" in file else ("offset",)))
+        self._columns = {name: file[name][()] for name in names}
+        short = [name for name in names if len(self._columns[name]) < self._count]
+        if short:
+            raise ValueError(f"fewer than {self._count} rows in {', '.join(short)}")
+        self._file = file
+
+    def _read_encoded(self, index: int) -> bytes:
+        assert self._file is not None
+        if "offset" not in self._columns:
+            return self._file["image"][index].tobytes()
+        start, stop = (int(edge) for edge in self._columns["offset"][index : index + 2])
+        return self._file["encoded"][start:stop].tobytes()
+
+    def _damaged(self, error: Exception, record: int) -> TlperfError:
+        return TlperfError(
+            ExitCode.INTEGRITY,
+            "damaged_record",
+            path=self._path,
+            record=record,
+            found=" ".join(str(error).split()),
+            remedy="delete that file and run tlperf shard again",
+        )
+
+    def close(self) -> None:
+        """Closes the file; reading opens it again."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            self._file, self._columns = None, {}

@@ -1,0 +1,271 @@
+"""From listed files to accepted images: read, hash, check, count; nothing is dropped
+without being counted.
+
+    ingest = ingest_items(listing, items, config=config, workers=workers)
+    ingest.accepted, ingest.refused, ingest.counts
+
+What is refused is described by one JSON object a file (`quarantine_lines`).
+"""
+
+import base64
+import collections
+import dataclasses
+import errno
+import functools
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from tlperf.core.errors import ExitCode, TlperfError, escape_text
+from tlperf.core.files import sha256_bytes, to_json
+from tlperf.core.progress import progress_bar
+from tlperf.core.settings import DataConfig, OnBad
+from tlperf.dataset.guard import ImageFacts, RefusedError, check_image
+from tlperf.dataset.manifest import Counts, tlperf_version
+from tlperf.dataset.sources import Item, Listing, SpecialFileError
+from tlperf.dataset.workers import Workers
+
+# Items a task: enough to hide its cost, few enough for a lively progress bar.
+TASK_ITEMS = 32
+MIN_MAX_BAD = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Why a file is not used, with what its header told."""
+
+    reason: str
+    detail: str
+    format: str = ""
+    width: int | None = None
+    height: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspected:
+    """One file after its inspection; either `facts` or `refusal` is given.
+
+    Attributes:
+        item: the file.
+        bytes: its size, None where it could not be read.
+        sha256: of its bytes, hexadecimal; "" where it could not be read.
+        facts: of an accepted image.
+        refusal: of any other file.
+    """
+
+    item: Item
+    bytes: int | None = None
+    sha256: str = ""
+    facts: ImageFacts | None = None
+    refusal: Refusal | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingest:
+    """All files of a source, dealt to where they go; each tuple by id.
+
+    Attributes:
+        accepted: images to store.
+        refused: for quarantine.
+        duplicates: same bytes as an accepted image of the same class.
+        counts: the sums.
+        digest: of everything offered (see `source_digest`).
+    """
+
+    accepted: tuple[Inspected, ...]
+    refused: tuple[Inspected, ...]
+    duplicates: tuple[Inspected, ...]
+    counts: Counts
+    digest: str
+
+    @property
+    def flags(self) -> dict[str, int]:
+        """Accepted images by what is odd about them."""
+        counter: collections.Counter[str] = collections.Counter()
+        for one in self.accepted:
+            if one.facts is not None:
+                counter.update(one.facts.flags)
+                counter["oriented"] += one.facts.orientation != 1
+        return {name: count for name, count in sorted(counter.items()) if count}
+
+
+def read_item(item: Item) -> bytes | Refusal:
+    """The file's bytes, or why there are none."""
+    try:
+        return item.origin.read()
+    except SpecialFileError as error:
+        return Refusal("special_file", str(error))
+    except OSError as error:
+        name = errno.errorcode.get(error.errno or 0, "EIO")
+        return Refusal(f"unreadable:{name}", error.strerror or str(error))
+
+
+def inspect_item(item: Item, *, max_pixels: int) -> Inspected:
+    """Reads a file once and decides about it."""
+    data = read_item(item)
+    if isinstance(data, Refusal):
+        return Inspected(item, refusal=data)
+    facts, refusal = None, None
+    try:
+        facts = check_image(data, max_pixels=max_pixels)
+    except RefusedError as error:
+        refusal = Refusal(
+            error.reason, error.detail, error.format, error.width, error.height
+        )
+    return Inspected(item, len(data), sha256_bytes(data), facts, refusal)
+
+
+def _inspect_task(items: Sequence[Item], *, max_pixels: int) -> list[Inspected]:
+    return [inspect_item(item, max_pixels=max_pixels) for item in items]
+
+
+def _hash_task(items: Sequence[Item]) -> list[Inspected]:
+    found = []
+    for item in items:
+        data = read_item(item)
+        digest = sha256_bytes(data) if isinstance(data, bytes) else ""
+        found.append(Inspected(item, sha256=digest))
+    return found
+
+
+def _tasks(items: Sequence[Item]) -> list[Sequence[Item]]:
+    return [items[i : i + TASK_ITEMS] for i in range(0, len(items), TASK_ITEMS)]
+
+
+def source_digest(listing: Listing, inspected: Iterable[Inspected]) -> str:
+    """sha256 over (id, label, sha256) of every file, accepted or not, by id.
+
+    It needs no decoding, and with equal settings it decides what is stored.
+    """
+    digest = hashlib.sha256()
+    label_of = {name: label for label, name in enumerate(listing.classes)}
+    for one in sorted(inspected, key=lambda one: one.item.id):
+        label = label_of[one.item.class_name]
+        digest.update(f"{one.item.id}\0{label}\0{one.sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def hash_items(listing: Listing, items: Sequence[Item], *, workers: Workers) -> str:
+    """The source digest, reading every file and decoding none."""
+    found: list[Inspected] = []
+    with progress_bar(total=len(items), unit="images", title="hash") as bar:
+        for part in workers.map(_hash_task, _tasks(items)):
+            found.extend(part)
+            bar.update(len(part))
+    return source_digest(listing, found)
+
+
+def inspect_items(
+    items: Sequence[Item], *, config: DataConfig, workers: Workers
+) -> list[Inspected]:
+    """Every file inspected, in the order of `items`.
+
+    Raises:
+        TlperfError: exit code 65, at the first unusable file with `--on_bad=fail`.
+    """
+    task = functools.partial(_inspect_task, max_pixels=config.max_pixels)
+    found: list[Inspected] = []
+    with progress_bar(total=len(items), unit="images", title="inspect") as bar:
+        for part in workers.map(task, _tasks(items)):
+            for one in part:
+                if one.refusal and config.on_bad is OnBad.FAIL:
+                    raise TlperfError(
+                        ExitCode.DATA,
+                        one.refusal.reason,
+                        path=one.item.id,
+                        found=one.refusal.detail,
+                        remedy="mend or remove it, or give --on_bad=quarantine",
+                    )
+            found.extend(part)
+            bar.update(len(part))
+    return found
+
+
+def ingest_items(
+    listing: Listing, items: Sequence[Item], *, config: DataConfig, workers: Workers
+) -> Ingest:
+    """Inspects the chosen items of a listing and deals them.
+
+    Raises:
+        TlperfError: exit code 65: an unusable file with `--on_bad=fail`, or equal bytes
+            in two classes.
+    """
+    inspected = inspect_items(items, config=config, workers=workers)
+    accepted, duplicates = split_duplicates([one for one in inspected if one.facts])
+    refused = [one for one in inspected if one.refusal]
+    return Ingest(
+        accepted=tuple(accepted),
+        refused=tuple(refused),
+        duplicates=tuple(duplicates),
+        counts=Counts(
+            seen=len(items) + listing.ignored,
+            accepted=len(accepted),
+            quarantined=len(refused),
+            ignored=listing.ignored,
+            duplicates=len(duplicates),
+        ),
+        digest=source_digest(listing, inspected),
+    )
+
+
+def split_duplicates(
+    images: Sequence[Inspected],
+) -> tuple[list[Inspected], list[Inspected]]:
+    """The first by id of each content, and the others.
+
+    Raises:
+        TlperfError: exit code 65, naming both, where equal bytes are in two classes.
+    """
+    first: dict[str, Inspected] = {}
+    others: list[Inspected] = []
+    for one in sorted(images, key=lambda one: one.item.id):
+        kept = first.setdefault(one.sha256, one)
+        if kept.item.class_name != one.item.class_name:
+            raise TlperfError(
+                ExitCode.DATA,
+                "duplicate",
+                path=one.item.id,
+                found=f"same bytes as {kept.item.id} of another class",
+                remedy="keep it in the right class only",
+            )
+        if kept is not one:
+            others.append(one)
+    return list(first.values()), others
+
+
+def check_bad(ingest: Ingest, *, max_bad: int | None) -> None:
+    """Refuses more unusable files than allowed (exit code 65)."""
+    offered = ingest.counts.seen - ingest.counts.ignored
+    most = max(MIN_MAX_BAD, offered // 100) if max_bad is None else max_bad
+    if len(ingest.refused) > most:
+        first, bad = ingest.refused[0], len(ingest.refused)
+        assert first.refusal is not None
+        raise TlperfError(
+            ExitCode.DATA,
+            "too_many_bad",
+            path=first.item.id,
+            found=f"{first.refusal.reason}, the first of {bad} unusable files of "
+            f"{offered}, at most {most} are accepted",
+            remedy="mend or remove them, or raise --max_bad",
+        )
+
+
+def quarantine_lines(ingest: Ingest) -> str:
+    """quarantine.jsonl: one object a refused file, by path."""
+    lines = []
+    for one in sorted(ingest.refused, key=lambda one: one.item.path):
+        assert one.refusal is not None
+        row = {
+            "path_b64": base64.b64encode(one.item.path).decode(),
+            "path_text": escape_text(one.item.id),
+            "sha256": one.sha256 or None,
+            "bytes": one.bytes,
+            "reason": one.refusal.reason,
+            "detail": one.refusal.detail,
+            "format_sniffed": one.refusal.format or None,
+            "width": one.refusal.width,
+            "height": one.refusal.height,
+            "stage": "ingest",
+            "tool_version": tlperf_version(),
+        }
+        lines.append(to_json(row) + "\n")
+    return "".join(lines)

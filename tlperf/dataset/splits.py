@@ -1,0 +1,139 @@
+"""Which image goes to which split: pure formulas of (seed, ids), no stream of numbers.
+
+    assign_splits({"cats": cat_ids, "dogs": dog_ids}, shares=(60, 20, 20),
+                  mode=SplitMode.STRATIFIED, seed=0)      # {"cats/1.jpg": "train", ...}
+
+An id's place depends on the hash of (seed, id) among its class, so neither the order of
+the arguments nor of a listing matters.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.settings import SplitMode
+
+SPLITS = ("train", "validation", "test")
+
+
+def seeded_order(ids: Iterable[str], *, seed: int, purpose: str) -> list[str]:
+    """`ids` in an order that is a formula of (purpose, seed, id)."""
+
+    def key(text: str) -> bytes:
+        return hashlib.sha256(f"{purpose}\0{seed}\0{text}".encode()).digest()
+
+    return sorted(ids, key=key)
+
+
+def apportion(total: int, weights: Sequence[int], *, minimum: int = 0) -> list[int]:
+    """`total` dealt by `weights`, by largest remainder; ties go to the earlier part.
+
+    Args:
+        total: what to deal, at least 0.
+        weights: not negative, one positive.
+        minimum: what each part gets at least, where `total` is enough for that.
+
+    >>> apportion(1000, (60, 20, 20)), apportion(7, (60, 20, 20))
+    ([600, 200, 200], [4, 2, 1])
+    >>> apportion(3, (60, 20, 20)), apportion(3, (60, 20, 20), minimum=1)
+    ([2, 1, 0], [1, 1, 1])
+    """
+    whole = sum(weights)
+    parts = [total * weight // whole for weight in weights]
+    by_remainder = sorted(
+        range(len(weights)), key=lambda i: (-(total * weights[i] % whole), i)
+    )
+    for i in by_remainder[: total - sum(parts)]:
+        parts[i] += 1
+    while min(parts) < minimum and total >= minimum * len(parts):
+        parts[parts.index(min(parts))] += 1
+        parts[parts.index(max(parts))] -= 1
+    return parts
+
+
+def deal_evenly(total: int, capacities: Sequence[int]) -> list[int]:
+    """`total` dealt as evenly as the capacities allow; a remainder goes to the earlier.
+
+    >>> deal_evenly(10, (100, 100, 2)), deal_evenly(9, (3, 3))
+    ([4, 4, 2], [3, 3])
+    """
+    parts = [0] * len(capacities)
+    # Smallest first: what it cannot take is dealt among the others.
+    order = sorted(range(len(capacities)), key=lambda i: (capacities[i], -i))
+    for rank, i in enumerate(order):
+        parts[i] = min(capacities[i], total // (len(order) - rank))
+        total -= parts[i]
+    return parts
+
+
+def assign_splits(
+    ids: Mapping[str, Sequence[str]],
+    *,
+    shares: tuple[int, int, int],
+    mode: SplitMode,
+    seed: int,
+) -> dict[str, str]:
+    """The split of each id.
+
+    Args:
+        ids: the ids of each class.
+        shares: percentages of train, validation and test.
+        mode: by the same shares in each class, or over all ids at once.
+        seed: any number; equal seeds give equal splits.
+    """
+    groups = [list(group) for group in ids.values()]
+    minimum = 1  # a class of three images is in each split
+    if mode is SplitMode.RANDOM:
+        groups, minimum = [[text for group in groups for text in group]], 0
+    splits: dict[str, str] = {}
+    for group in groups:
+        ordered = iter(seeded_order(group, seed=seed, purpose="split"))
+        counts = apportion(len(group), shares, minimum=minimum)
+        for split, count in zip(SPLITS, counts, strict=True):
+            splits.update((next(ordered), split) for _ in range(count))
+    return splits
+
+
+def check_splits(counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Refuses counts {split: {class: images}} with a zero in them (exit code 65)."""
+    for split, classes in counts.items():
+        for class_name, count in classes.items():
+            if count == 0:
+                raise TlperfError(
+                    ExitCode.DATA,
+                    "empty_split",
+                    found=f"split {split} has no image of class {class_name!r}",
+                    remedy="give more images of that class, or other --split shares",
+                )
+
+
+def choose_within_limit(
+    ids: Mapping[tuple[str, str], Sequence[str]], *, limit: int, seed: int
+) -> set[str]:
+    """The ids that `--limit` keeps: evenly over classes, then by size over splits.
+
+    Args:
+        ids: the ids of each (class, split given by the source or "").
+        limit: at most this many; at least one for each key of `ids`.
+        seed: equal seeds keep equal ids.
+
+    Raises:
+        TlperfError: exit code 65, where the limit is smaller than that.
+    """
+    if limit < len(ids):
+        raise TlperfError(
+            ExitCode.DATA,
+            "limit_too_small",
+            found=f"--limit={limit} is no image for some class or given split",
+            remedy=f"give --limit at least {len(ids)}",
+        )
+    classes = sorted({class_name for class_name, _ in ids})
+    keys = {name: sorted(key for key in ids if key[0] == name) for name in classes}
+    sizes = {name: [len(ids[key]) for key in keys[name]] for name in classes}
+    quotas = deal_evenly(limit, [sum(sizes[name]) for name in classes])
+    kept: set[str] = set()
+    for class_name, quota in zip(classes, quotas, strict=True):
+        parts = apportion(quota, sizes[class_name], minimum=1)
+        for key, count in zip(keys[class_name], parts, strict=True):
+            kept.update(seeded_order(ids[key], seed=seed, purpose="limit")[:count])
+    return kept

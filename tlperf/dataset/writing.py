@@ -1,0 +1,98 @@
+"""One shard's work, done whole by one worker process.
+
+entry = write_shard(task)                # ShardEntry for the manifest
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator
+
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.files import sha256_bytes
+from tlperf.core.settings import Format
+from tlperf.dataset import hdf5, tfrecord
+from tlperf.dataset.examples import StoredExample
+from tlperf.dataset.ingest import Inspected, Refusal, read_item
+from tlperf.dataset.manifest import ShardEntry
+from tlperf.dataset.payload import Layout, encode_payload
+from tlperf.dataset.plan import ShardPlan
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardTask:
+    """Everything a worker needs.
+
+    Attributes:
+        plan: the file and what part of its split it holds.
+        data_dir: where it goes.
+        records: its images in stored order.
+        classes: names by label.
+        layout: how images are stored.
+        format: of the file.
+    """
+
+    plan: ShardPlan
+    data_dir: pathlib.Path
+    records: tuple[Inspected, ...]
+    classes: tuple[str, ...]
+    layout: Layout
+    format: Format
+
+
+def write_shard(task: ShardTask) -> ShardEntry:
+    """Reads the images again, and writes their shard.
+
+    Raises:
+        TlperfError: exit code 65, where a file is not what was inspected.
+    """
+    path = task.data_dir / task.plan.file
+    if task.format is Format.TFRECORD:
+        write = functools.partial(tfrecord.write_shard, classes=task.classes)
+    else:
+        write = functools.partial(
+            hdf5.write_split,
+            classes=task.classes,
+            count=len(task.records),
+            image_size=task.layout.raw_size,
+        )
+    labels = dict.fromkeys(task.classes, 0)
+    for one in task.records:
+        labels[one.item.class_name] += 1
+    return ShardEntry(
+        file=task.plan.file,
+        split=task.plan.split,
+        count=len(task.records),
+        labels=labels,
+        **dataclasses.asdict(write(path, _examples(task))),
+    )
+
+
+def _examples(task: ShardTask) -> Iterator[StoredExample]:
+    label_of = {name: label for label, name in enumerate(task.classes)}
+    for one in task.records:
+        assert one.facts is not None, "only accepted images are planned"
+        data = _read_again(one)
+        payload = encode_payload(data, one.facts, layout=task.layout)
+        yield StoredExample(
+            encoded=payload.encoded,
+            label=label_of[one.item.class_name],
+            filename=one.item.id,
+            orientation=payload.orientation,
+            height=payload.height,
+            width=payload.width,
+            sha256=one.sha256,
+        )
+
+
+def _read_again(one: Inspected) -> bytes:
+    data = read_item(one.item)
+    if isinstance(data, bytes) and sha256_bytes(data) == one.sha256:
+        return data
+    raise TlperfError(
+        ExitCode.DATA,
+        "changed",
+        path=one.item.id,
+        found=data.detail if isinstance(data, Refusal) else "other bytes than before",
+        remedy="leave the source alone while it is read, and run again",
+    )

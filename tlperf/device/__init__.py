@@ -1,0 +1,1 @@
+"""What computes: devices, strategy, precision and XLA policy, device facts."""

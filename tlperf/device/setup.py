@@ -1,0 +1,201 @@
+"""Choosing what computes, once per process and before TensorFlow touches a device.
+
+compute = setup_compute(DeviceConfig(devices="auto"))
+with compute.strategy.scope(): ...
+compute.facts()   # what a result row says about the device
+"""
+
+import dataclasses
+from typing import Any
+
+import tensorflow as tf
+
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.machine import cpu_name, usable_cores
+from tlperf.core.quiet import quiet_stderr
+from tlperf.core.settings import DeviceConfig, Precision, Strategy, Xla
+
+# First compute capability with float16 matrix units (NVIDIA, Volta).
+_TENSOR_CORE_CAPABILITY = (7, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compute:
+    """What computes in this process.
+
+    Attributes:
+        strategy: a tf.distribute strategy; one replica a device.
+        devices: logical device names such as `GPU:0`, one a replica.
+        precision: Keras dtype policy name of the backbone.
+        jit_compile: whether steps are compiled by XLA.
+        kind: `GPU` or `CPU`.
+        text: the device in words, for people.
+    """
+
+    strategy: tf.distribute.Strategy
+    devices: tuple[str, ...]
+    precision: str
+    jit_compile: bool
+    kind: str
+    text: str
+
+    @property
+    def replicas(self) -> int:
+        """Replicas in the strategy; each global batch is split evenly over them."""
+        return len(self.devices)
+
+    def facts(self) -> dict[str, Any]:
+        """What a result row says about the device."""
+        return {
+            "kind": self.kind,
+            "devices": list(self.devices),
+            "text": self.text,
+            "precision": self.precision,
+            "xla": self.jit_compile,
+            "strategy": type(self.strategy).__name__,
+            "replicas": self.replicas,
+            "onednn": self.kind == "CPU" and _onednn_is_on(),
+            "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
+            "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
+            "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
+        }
+
+
+def setup_compute(config: DeviceConfig) -> Compute:
+    """Chooses devices, strategy, precision and XLA.
+
+    Memory growth is turned on for every visible GPU, so that two processes can share
+    one.
+
+    Raises:
+        TlperfError: 69 where the devices asked for are not there, 78 where a
+            combination is refused: XLA under several replicas, logical GPUs.
+    """
+    gpus = _visible_gpus(config)
+    if gpus:
+        kind, devices = "GPU", tuple(f"GPU:{i}" for i in range(len(gpus)))
+    else:
+        kind, devices = "CPU", _cpu_devices(config.logical_devices)
+    strategy = _strategy(config.strategy, devices)
+    if config.strategy is Strategy.ONE:
+        devices = devices[:1]
+    precision = _resolve_precision(config.precision, gpus)
+    return Compute(
+        strategy=strategy,
+        devices=devices,
+        precision=precision,
+        jit_compile=resolve_xla(config.xla, kind=kind, replicas=len(devices)),
+        kind=kind,
+        text=_device_text(kind, gpus, devices),
+    )
+
+
+def _visible_gpus(config: DeviceConfig) -> list[tf.config.PhysicalDevice]:
+    """The GPUs to use; the others are hidden, those used grow their memory."""
+    # Looking for CUDA on a machine without it logs an error that is none.
+    with quiet_stderr():
+        physical = tf.config.list_physical_devices("GPU")
+    word, _, indexes = config.devices.partition(":")
+    if word == "cpu" or (word == "auto" and not physical):
+        wanted: list[tf.config.PhysicalDevice] = []
+    else:
+        if not physical:
+            raise TlperfError(
+                ExitCode.UNAVAILABLE,
+                "no_gpu",
+                found=f"--devices={config.devices}, but TensorFlow sees no GPU",
+                remedy="install tlperf[gpu] and a driver, or use --devices=cpu",
+            )
+        chosen = [int(i) for i in indexes.split(",")] if indexes else None
+        if chosen and max(chosen) >= len(physical):
+            raise TlperfError(
+                ExitCode.UNAVAILABLE,
+                "no_gpu",
+                found=f"--devices={config.devices}, but the last GPU is gpu:"
+                f"{len(physical) - 1}",
+                remedy="name GPUs that are there",
+            )
+        wanted = [physical[i] for i in chosen] if chosen else physical
+    if wanted and config.logical_devices:
+        raise TlperfError(
+            ExitCode.CONFIG,
+            "logical_devices",
+            found="--logical_devices splits a CPU, but GPUs are in use",
+            remedy="add --devices=cpu",
+        )
+    tf.config.set_visible_devices(wanted, "GPU")
+    for gpu in wanted:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    return wanted
+
+
+def _cpu_devices(logical: int) -> tuple[str, ...]:
+    if logical > 1:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        pieces = [tf.config.LogicalDeviceConfiguration()] * logical
+        try:
+            tf.config.set_logical_device_configuration(cpu, pieces)
+        except RuntimeError:
+            # The context is up (a test process): fine where it is split enough.
+            if len(tf.config.list_logical_devices("CPU")) < logical:
+                raise
+    return tuple(f"CPU:{i}" for i in range(max(logical, 1)))
+
+
+def _strategy(kind: Strategy, devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    if kind is Strategy.ONE or (kind is Strategy.AUTO and len(devices) == 1):
+        return tf.distribute.OneDeviceStrategy(devices[0])
+    return tf.distribute.MirroredStrategy(list(devices))
+
+
+def _resolve_precision(
+    precision: Precision, gpus: list[tf.config.PhysicalDevice]
+) -> str:
+    if precision is not Precision.AUTO:
+        return precision.value
+    capabilities = [
+        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
+        for gpu in gpus
+    ]
+    if capabilities and min(capabilities) >= _TENSOR_CORE_CAPABILITY:
+        return Precision.MIXED_FLOAT16.value
+    return Precision.FLOAT32.value
+
+
+def resolve_xla(xla: Xla, *, kind: str, replicas: int) -> bool:
+    """Whether steps are compiled by XLA.
+
+    `auto` is on for one GPU only. On CPUs XLA made depthwise models (Xception,
+    EfficientNetB0) 6-10 times slower, so `auto` leaves it off there.
+
+    Raises:
+        TlperfError: 78 for `on` under several replicas: a compiled step cannot hold
+            MirroredStrategy's merge_call (tensorflow issue 56423, keras issue 21366).
+    """
+    if xla is Xla.ON and replicas > 1:
+        raise TlperfError(
+            ExitCode.CONFIG,
+            "xla_replicas",
+            found=f"--xla=on with {replicas} replicas",
+            remedy="use --xla=off, or one device",
+        )
+    if xla is Xla.AUTO:
+        return kind == "GPU" and replicas == 1
+    return xla is Xla.ON
+
+
+def _onednn_is_on() -> bool:
+    from tensorflow.python.util import _pywrap_util_port
+
+    return bool(_pywrap_util_port.IsMklEnabled())
+
+
+def _device_text(
+    kind: str, gpus: list[tf.config.PhysicalDevice], devices: tuple[str, ...]
+) -> str:
+    if kind == "GPU":
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        names = sorted({detail.get("device_name", "GPU") for detail in details})
+        return f"{len(devices)} x {', '.join(names)}"
+    split = f", {len(devices)} logical devices" if len(devices) > 1 else ""
+    return f"CPU {cpu_name()}, {usable_cores()} cores{split}"

@@ -1,0 +1,1 @@
+"""What this machine, this install, these data and these weights can do."""

@@ -1,0 +1,1 @@
+"""Predictions with ids, confusion matrix, classification report."""

@@ -1,0 +1,206 @@
+"""One pass over the test split: predictions with ids, then metrics from them.
+
+    result = evaluate_backbone(spec, config, dataset=dataset, compute=compute,
+                               trained=train_row["result"])
+
+Writes WORKDIR/BACKBONE/{predictions.csv, evaluation.json}.
+"""
+
+import csv
+import dataclasses
+import io
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from tlperf.core import files
+from tlperf.core.errors import ExitCode, TlperfError, escape_text
+from tlperf.core.progress import progress_bar
+from tlperf.core.settings import InputConfig, Preprocess, RunConfig
+from tlperf.dataset.store import StoredDataset
+from tlperf.device.setup import Compute
+from tlperf.evaluation.metrics import compute_metrics
+from tlperf.model.preprocess import normalisation_for
+from tlperf.model.steps import build_predict_step
+from tlperf.model.trained import load_trained
+from tlperf.pipeline.input import Batches, evaluation_batches
+from tlperf.reference.backbones import BackboneSpec
+
+TEST_SPLIT = "test"
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """Predictions of a split, one row an image, in stored order.
+
+    Attributes:
+        index: int64 [N], index in the split.
+        label: int32 [N].
+        probability: float32 [N, C].
+        loss: float32 [N].
+    """
+
+    index: np.ndarray
+    label: np.ndarray
+    probability: np.ndarray
+    loss: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """int64 [N]: the most probable class."""
+        return np.argmax(self.probability, axis=-1)
+
+
+def predict_split(step: Any, batches: Batches, *, compute: Compute) -> Predictions:
+    """Runs the predict step over a pass; padding is left out, ids come along."""
+
+    def host(value: Any) -> np.ndarray:
+        parts = compute.strategy.experimental_local_results(value)
+        return np.concatenate([part.numpy() for part in parts])
+
+    columns: list[list[np.ndarray]] = [[], [], [], []]
+    total = batches.plan.steps * batches.plan.batch_size
+    with progress_bar(total=total, unit="img", title="predict") as bar:
+        for batch in batches.distribute(compute):
+            probability, loss = step(batch)
+            counts = host(batch.weight) > 0
+            values = (batch.index, batch.label, probability, loss)
+            for column, value in zip(columns, values, strict=True):
+                column.append(host(value)[counts])
+            bar.update(batches.plan.batch_size)
+    return Predictions(*(np.concatenate(column) for column in columns))
+
+
+def evaluate_backbone(
+    spec: BackboneSpec,
+    config: RunConfig,
+    *,
+    dataset: StoredDataset,
+    compute: Compute,
+    trained: dict[str, Any],
+) -> dict[str, Any]:
+    """Evaluates the best weights of a trained backbone on the test split.
+
+    Args:
+        spec: row of the backbone table.
+        config: of the run; its workdir holds the weights.
+        dataset: the data directory.
+        compute: strategy and XLA policy.
+        trained: result of the `train` row: image size, preprocessing, weights hash.
+
+    Raises:
+        TlperfError: 76 where the weights are not those that were trained, 78 where the
+            data have other classes.
+    """
+    start = time.perf_counter()
+    folder = pathlib.Path(config.workdir) / spec.name
+    _check_classes(trained, dataset)
+    model = load_trained(spec, folder, trained, compute=compute)
+    step = build_predict_step(
+        model,
+        compute=compute,
+        normalisation=normalisation_for(spec, Preprocess(trained["preprocess"])),
+    )
+    batches = evaluation_batches(
+        dataset,
+        InputConfig(batch_size=config.input.batch_size),
+        split=TEST_SPLIT,
+        image_size=trained["image_size"],
+    )
+    predictions = predict_split(step, batches, compute=compute)
+    _check_every_image_once(predictions, dataset)
+    result = {
+        "backbone": spec.name,
+        **compute_metrics(
+            predictions.label,
+            predictions.predicted,
+            predictions.loss,
+            dataset.manifest.classes,
+        ),
+        "split": TEST_SPLIT,
+        "weights_sha256": trained["weights_sha256"],
+        "data_digest": dataset.manifest.digest,
+        "secs": time.perf_counter() - start,
+        "warnings": _warnings(trained, dataset),
+    }
+    _write_predictions(folder / "predictions.csv", predictions, dataset)
+    files.write_json(folder / "evaluation.json", result)
+    return result
+
+
+def _check_classes(trained: dict[str, Any], dataset: StoredDataset) -> None:
+    stored = list(dataset.manifest.classes)
+    if stored != trained["classes"]:
+        raise TlperfError(
+            ExitCode.CONFIG,
+            "other_classes",
+            path=dataset.data_dir,
+            found=f"the data's classes are {stored}, the model's {trained['classes']}",
+            remedy="evaluate on data with the classes of the training",
+        )
+
+
+def _check_every_image_once(predictions: Predictions, dataset: StoredDataset) -> None:
+    count = dataset.split(TEST_SPLIT).count
+    # Our own invariant, kept in release builds too: a wrong count is a wrong accuracy.
+    if not np.array_equal(np.sort(predictions.index), np.arange(count)):
+        raise TlperfError(
+            ExitCode.INTERNAL,
+            "miscounted",
+            found=f"{len(predictions.index)} predictions of {count} test images",
+            remedy="please report this as a bug",
+        )
+
+
+def _warnings(trained: dict[str, Any], dataset: StoredDataset) -> list[str]:
+    if trained["data_digest"] == dataset.manifest.digest:
+        return []
+    return [
+        "the data are not those of the training: test images may have been trained on"
+    ]
+
+
+def _write_predictions(
+    path: pathlib.Path, predictions: Predictions, dataset: StoredDataset
+) -> None:
+    classes = dataset.manifest.classes
+    split = dataset.split(TEST_SPLIT)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["index", "id", "label", "predicted", "correct", "loss"]
+        + [f"probability {inert_cell(name)}" for name in classes]
+    )
+    columns = (
+        predictions.index,
+        predictions.label,
+        predictions.predicted,
+        predictions.loss,
+        predictions.probability,
+    )
+    for index, label, predicted, loss, probability in zip(*columns, strict=True):
+        (example,) = split.read([int(index)])
+        writer.writerow(
+            [
+                int(index),
+                inert_cell(example.filename),
+                inert_cell(classes[label]),
+                inert_cell(classes[predicted]),
+                int(label == predicted),
+                f"{loss:.6g}",
+                *(f"{value:.6g}" for value in probability),
+            ]
+        )
+    files.write_text(path, text.getvalue())
+
+
+def inert_cell(text: str) -> str:
+    """Text as a CSV cell that no spreadsheet runs and no terminal obeys.
+
+    >>> inert_cell("=cmd()"), inert_cell("cats/1.jpg")
+    ("'=cmd()", 'cats/1.jpg')
+    """
+    escaped = escape_text(text)
+    return f"'{escaped}" if escaped[:1] in tuple("=+-@") else escaped

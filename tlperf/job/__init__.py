@@ -1,0 +1,1 @@
+"""Puts stages together: whole runs, sweeps over backbones in child processes."""

@@ -1,0 +1,168 @@
+"""The main job: shard if needed, then train, evaluate and time each backbone, report.
+
+result = run_job(RunConfig(workdir="w", preset=Preset.QUICK, ...))
+plan = plan_job(config)     # --dry_run: nothing is written
+"""
+
+import pathlib
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tlperf.core.results import append_result, latest, read_results
+from tlperf.core.settings import RunConfig
+from tlperf.dataset.shard import plan_dataset, write_dataset
+from tlperf.dataset.store import open_dataset
+from tlperf.job.stages import BACKBONE_STAGES
+from tlperf.job.sweep import run_sweep
+from tlperf.model.weights import find_weights
+from tlperf.pipeline.order import plan_evaluation, plan_training
+from tlperf.reference.backbones import BackboneSpec, parse_backbones
+from tlperf.reporting.report import write_report
+
+
+def shard_job(config: RunConfig) -> dict[str, Any]:
+    """Shards the source into the data directory; a row goes to the workdir."""
+    result = write_dataset(config.data, config.data_path)
+    append_result(
+        config.workdir,
+        stage="shard",
+        backbone=None,
+        result=result,
+        settings=config.to_dict(),
+    )
+    return result
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Stops before any work where a backbone, its image size or weights are missing."""
+    for spec in parse_backbones(config.backbones):
+        find_weights(spec, config.model.weights)
+
+
+def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
+    """One stage for each backbone: the `train`, `evaluate` or `latency` command."""
+    if stage == "train":
+        check_inputs(config)
+    if stage != "latency":
+        open_dataset(config.data_path).close()
+    before = len(read_results(config.workdir))
+    outcome = run_sweep(config, stages=(stage,))
+    outcome.raise_failure()
+    rows = read_results(config.workdir)[before:]
+    return {"runs": collect_runs(rows, stage)}
+
+
+def collect_runs(rows: Sequence[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
+    """The newest result of each backbone; `latency` results hold several rows each."""
+    results = [row["result"] for row in latest(rows, stage).values()]
+    if stage == "latency":
+        return [run for result in results for run in result["runs"]]
+    return results
+
+
+def run_job(config: RunConfig) -> dict[str, Any]:
+    """The whole way for each backbone; returns the JSON of `run`.
+
+    A backbone that fails does not end the others: the report is written from what there
+    is, then the failure is raised.
+    """
+    start = time.perf_counter()
+    check_inputs(config)
+    if config.reuse_data:
+        open_dataset(config.data_path).close()
+        data: dict[str, Any] = {"data_dir": str(config.data_path), "reused": True}
+    else:
+        data = shard_job(config)
+    outcome = run_sweep(config, stages=BACKBONE_STAGES)
+    report = write_report(pathlib.Path(config.workdir))
+    outcome.raise_failure()
+    return {
+        "data": data,
+        "runs": summarise_runs(config),
+        "report": report["report"],
+        "seconds": time.perf_counter() - start,
+        "smoke": config.is_smoke,
+    }
+
+
+def summarise_runs(config: RunConfig) -> list[dict[str, Any]]:
+    """One object a backbone: its newest train, evaluate and latency results."""
+    rows = read_results(config.workdir)
+    by_stage = {stage: latest(rows, stage) for stage in BACKBONE_STAGES}
+    return [
+        {
+            "backbone": spec.name,
+            "train": by_stage["train"][spec.name]["result"],
+            "evaluate": by_stage["evaluate"][spec.name]["result"],
+            "latency": by_stage["latency"][spec.name]["result"]["runs"],
+        }
+        for spec in parse_backbones(config.backbones)
+    ]
+
+
+def plan_job(config: RunConfig) -> dict[str, Any]:
+    """What a run would do: data, steps and a lower bound of its time."""
+    specs = parse_backbones(config.backbones)
+    data = _plan_data(config)
+    counts = {name: sum(split.values()) for name, split in data["splits"].items()}
+    rate = measure_matmul_gflops()
+    return {
+        "data": data,
+        "cpu_gflops_per_sec": rate,
+        "runs": [_plan_backbone(spec, config, counts, rate) for spec in specs],
+    }
+
+
+def _plan_data(config: RunConfig) -> dict[str, Any]:
+    if not config.reuse_data:
+        return plan_dataset(config.data, config.data_path)
+    with open_dataset(config.data_path) as dataset:
+        return {"splits": dataset.manifest.splits, "reused": True}
+
+
+def _plan_backbone(
+    spec: BackboneSpec, config: RunConfig, counts: dict[str, int], rate: float
+) -> dict[str, Any]:
+    batch_size = config.input.batch_size
+    image_size = config.input.image_size or spec.native_size
+    train = plan_training(
+        count=counts["train"], batch_size=batch_size, seed=config.input.seed, epoch=0
+    )
+    validation = plan_evaluation(count=counts["validation"], batch_size=batch_size)
+    test = plan_evaluation(count=counts["test"], batch_size=batch_size)
+    scale = (image_size / spec.native_size) ** 2
+    active = spec.gmacs - spec.frozen_gmacs
+    # A backward pass of the active part costs two forward passes of it.
+    epoch_gmacs = scale * (
+        train.steps * batch_size * (spec.gmacs + 2 * active)
+        + validation.steps * batch_size * spec.gmacs
+    )
+    return {
+        "backbone": spec.name,
+        "image_size": image_size,
+        "epochs": config.training.epochs,
+        "train_steps": train.steps,
+        "dropped_images": train.dropped,
+        "validation_steps": validation.steps,
+        "test_steps": test.steps,
+        "train_gflop": 2 * epoch_gmacs * config.training.epochs,
+        "train_at_least_secs": 2 * epoch_gmacs * config.training.epochs / rate,
+    }
+
+
+def measure_matmul_gflops(side: int = 1024, repeats: int = 5) -> float:
+    """Float32 matrix product rate of this CPU, GFLOP/s: a bound no network exceeds.
+
+    The best of a few products of side x side matrices, after one untimed.
+    """
+    a = np.ones((side, side), np.float32)
+    a @ a
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        a @ a
+        times.append(time.perf_counter() - start)
+    return 2 * side**3 / min(times) / 1e9

@@ -1,0 +1,96 @@
+"""A sweep over backbones: one child process each.
+
+outcome = run_sweep(config, stages=("train", "evaluate"))
+outcome.failures   # {"vgg16": 71}
+"""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from tlperf.core import files
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.progress import log
+from tlperf.core.settings import RunConfig
+from tlperf.reference.backbones import BackboneSpec, parse_backbones
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepOutcome:
+    """What a sweep left.
+
+    Attributes:
+        finished: backbones whose stages all ended well.
+        failures: exit code by backbone.
+    """
+
+    finished: tuple[str, ...]
+    failures: dict[str, int]
+
+    def raise_failure(self) -> None:
+        """Raises one error with the first failure's code, naming every backbone."""
+        if not self.failures:
+            return
+        names = ", ".join(
+            f"{name} (exit {code})" for name, code in self.failures.items()
+        )
+        raise TlperfError(
+            ExitCode(next(iter(self.failures.values()))),
+            "backbone_failed",
+            found=f"{names}; finished: {', '.join(self.finished) or 'none'}",
+            remedy="see the lines above and run these --backbones again",
+        )
+
+
+def write_settings(config: RunConfig) -> pathlib.Path:
+    """WORKDIR/config.json: the resolved settings, also where the data are."""
+    path = pathlib.Path(config.workdir) / "config.json"
+    files.write_json(path, config.to_dict())
+    return path
+
+
+def run_sweep(config: RunConfig, *, stages: Sequence[str]) -> SweepOutcome:
+    """Runs the stages of every backbone, each in a fresh process, one at a time.
+
+    One at a time: two trainings on one device would time each other.
+    """
+    settings_path = write_settings(config)
+    finished, failures = [], {}
+    for spec in parse_backbones(config.backbones):
+        log(f"{spec.name}: {', '.join(stages)}")
+        code = _run_child(settings_path, spec, stages)
+        if code == ExitCode.OK:
+            finished.append(spec.name)
+        else:
+            failures[spec.name] = code
+    return SweepOutcome(tuple(finished), failures)
+
+
+def _run_child(
+    settings_path: pathlib.Path, spec: BackboneSpec, stages: Sequence[str]
+) -> int:
+    command = [sys.executable, "-m", "tlperf.job.child"]
+    command += [str(settings_path), spec.name, ",".join(stages)]
+    # stdout belongs to the parent's one result.
+    code = subprocess.run(
+        command, stdout=sys.stderr, env=child_environment()
+    ).returncode
+    if code >= 0:
+        return code
+    log(f"{spec.name}: killed by signal {-code}" + _kill_hint(-code))
+    return ExitCode.MEMORY if code == -9 else ExitCode.INTERNAL
+
+
+def _kill_hint(signal: int) -> str:
+    # SIGKILL that nobody sent comes from the kernel's out-of-memory killer.
+    return " (out of memory? give a smaller --batch_size)" if signal == 9 else ""
+
+
+def child_environment() -> dict[str, str]:
+    """This environment; children import the same tlperf, wherever it was started."""
+    root = str(pathlib.Path(__file__).parents[2])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

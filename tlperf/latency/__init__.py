@@ -1,0 +1,1 @@
+"""Latency of a step: protocols, the timer, rows with every raw sample."""

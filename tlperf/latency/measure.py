@@ -1,0 +1,194 @@
+"""Latency rows of one backbone: the 1000-class network and the fine-tuned one.
+
+    runs = measure_backbone(spec, config, compute=compute, trained=None)
+
+Table 1 describes the 1000-class network with its top at its native size; the fine-tuned
+network is another one and gets rows of its own. Writes WORKDIR/BACKBONE/latency.json.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import keras
+import numpy as np
+
+from tlperf.core import files
+from tlperf.core.machine import peak_memory_bytes
+from tlperf.core.progress import log
+from tlperf.core.settings import LatencyConfig, Protocol, RunConfig
+from tlperf.core.statistics import TimingSummary, summarise
+from tlperf.core.units import format_secs, ratio
+from tlperf.device.setup import Compute
+from tlperf.latency.protocols import PROTOCOLS, SENTENCES
+from tlperf.latency.timer import Timing, measure
+from tlperf.model.build import build_imagenet_model, dtype_policy
+from tlperf.model.facts import count_macs, depth, size_mib
+from tlperf.model.trained import load_trained
+from tlperf.reference import paper
+from tlperf.reference.backbones import BackboneSpec
+
+# Fewer samples than this are shown but never called a valid measurement.
+_MIN_VALID_SAMPLES = 10
+# A first quarter this much slower than the last says that warm-up was too short.
+_DRIFT_WARNING = 1.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network to time.
+
+    Attributes:
+        kind: `imagenet` (1000 classes, native size) or `finetuned`.
+        model: images float32 [B, S, S, 3] to probabilities.
+        image_size: S.
+    """
+
+    kind: str
+    model: keras.Model
+    image_size: int
+
+
+def measure_backbone(
+    spec: BackboneSpec,
+    config: RunConfig,
+    *,
+    compute: Compute,
+    trained: dict[str, Any] | None,
+) -> list[dict[str, Any]]:
+    """Rows of every protocol for the 1000-class network and, if trained, the tuned one.
+
+    Args:
+        spec: row of the backbone table.
+        config: its `latency` part says what to time.
+        compute: its first device is timed.
+        trained: result of the `train` row, or None.
+    """
+    folder = pathlib.Path(config.workdir) / spec.name
+    rows = []
+    with dtype_policy(compute.precision):
+        imagenet = Subject("imagenet", build_imagenet_model(spec), spec.native_size)
+    rows += _measure_subject(spec, imagenet, config.latency, compute)
+    if trained is not None:
+        model = load_trained(spec, folder, trained, compute=compute)
+        tuned = Subject("finetuned", model, trained["image_size"])
+        rows += _measure_subject(spec, tuned, config.latency, compute)
+    files.write_json(folder / "latency.json", {"runs": rows})
+    return rows
+
+
+def _measure_subject(
+    spec: BackboneSpec, subject: Subject, config: LatencyConfig, compute: Compute
+) -> list[dict[str, Any]]:
+    rows = []
+    for protocol in config.protocols:
+        images = make_images(config.batch_size, subject.image_size)
+        steps, traces = PROTOCOLS[protocol](subject.model, images, compute)
+        timing = measure(steps, config)
+        row = latency_row(
+            spec, subject, protocol, timing, config, compute, traces=traces()
+        )
+        log(
+            f"{spec.name}: {subject.kind} {protocol} batch {config.batch_size}: p50 "
+            f"{format_secs((row['p50_ms'] or 0) / 1e3)}, {row['samples']} of "
+            f"{row['requested_samples']} samples"
+        )
+        rows.append(row)
+    return rows
+
+
+def make_images(batch_size: int, image_size: int) -> np.ndarray:
+    """Preprocessed pixels: float32 [B, S, S, 3], uniform in [-1, 1], seeded."""
+    shape = (batch_size, image_size, image_size, 3)
+    return np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+
+
+def latency_row(
+    spec: BackboneSpec,
+    subject: Subject,
+    protocol: Protocol,
+    timing: Timing,
+    config: LatencyConfig,
+    compute: Compute,
+    *,
+    traces: int,
+) -> dict[str, Any]:
+    """One row of the `latency` JSON, raw samples included."""
+    summary = summarise(timing.samples_secs)
+    gflop = 2 * count_macs(subject.model) * config.batch_size / 1e9
+    step_ms = summary.p50_ms
+    warnings = find_warnings(subject, timing, config, traces=traces)
+    return {
+        "backbone": spec.name,
+        "model": subject.kind,
+        "protocol": protocol.value,
+        "protocol_text": SENTENCES[protocol],
+        "runtime": "tf",
+        "batch_size": config.batch_size,
+        "image_size": subject.image_size,
+        "precision": compute.precision,
+        "xla": compute.jit_compile,
+        "device": compute.text,
+        **_without_count(summary),
+        "samples": summary.samples,
+        "requested_samples": config.requested_samples,
+        "samples_secs": list(timing.samples_secs),
+        "warmup_steps": timing.warmup_steps,
+        "first_call_secs": timing.first_call_secs,
+        "images_per_sec": ratio(config.batch_size * 1e3, step_ms),
+        "gflop_per_step": gflop,
+        "tflops_per_sec": ratio(gflop, step_ms),
+        "params": subject.model.count_params(),
+        "depth": depth(subject.model),
+        "size_mib": size_mib(subject.model),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "published": published_figure(spec, subject),
+        "valid": summary.samples >= _MIN_VALID_SAMPLES and traces == 1,
+        "warnings": warnings,
+    }
+
+
+def _without_count(summary: TimingSummary) -> dict[str, float | None]:
+    values = dataclasses.asdict(summary)
+    del values["samples"]
+    return values
+
+
+def find_warnings(
+    subject: Subject, timing: Timing, config: LatencyConfig, *, traces: int
+) -> list[str]:
+    """What a reader of the row has to know."""
+    found = []
+    samples = timing.samples_secs
+    if len(samples) < config.requested_samples:
+        found.append(f"{len(samples)} of {config.requested_samples} samples")
+    if len(samples) < _MIN_VALID_SAMPLES:
+        found.append(f"fewer than {_MIN_VALID_SAMPLES} samples: not a measurement")
+    if traces != 1:
+        found.append(f"traced {traces} times: compile time is in the samples")
+    quarter = len(samples) // 4
+    if quarter and sum(samples[:quarter]) > _DRIFT_WARNING * sum(samples[-quarter:]):
+        found.append("the first steps were slower than the last: warm-up too short")
+    if subject.kind == "imagenet" and config.batch_size != paper.PUBLISHED_BATCH_SIZE:
+        found.append(
+            f"batch {config.batch_size}, the published figure states batch "
+            f"{paper.PUBLISHED_BATCH_SIZE}"
+        )
+    return found
+
+
+def published_figure(spec: BackboneSpec, subject: Subject) -> dict[str, Any] | None:
+    """Table 1's milliseconds and what they imply at the stated batch, or None."""
+    figure = paper.published(spec.name, "Table 1", paper.TABLE_1_COLUMNS[3])
+    if figure is None or subject.kind != "imagenet":
+        return None
+    unrounded_ms = paper.UNROUNDED_GPU_MS[spec.name]
+    gflop = 2 * count_macs(subject.model) * paper.PUBLISHED_BATCH_SIZE / 1e9
+    return {
+        "ms": figure.value,
+        "unrounded_ms": unrounded_ms,
+        "device": paper.PUBLISHED_DEVICE,
+        "batch_size": paper.PUBLISHED_BATCH_SIZE,
+        "implied_tflops_per_sec": gflop / unrounded_ms,
+        "peak_tflops_per_sec": paper.A100_TF32_PEAK_TFLOPS,
+    }

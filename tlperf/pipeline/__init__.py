@@ -1,0 +1,1 @@
+"""The host half of input: read, decode, resize, order, batch, prefetch."""

@@ -1,0 +1,253 @@
+"""The one visible tf.data recipe: stored examples to uint8 batches.
+
+    batches = training_batches(dataset, config, image_size=150, epoch=0)
+    batches = evaluation_batches(dataset, config, split="test", image_size=150)
+    for batch in batches: ...                      # Batch, on one device
+    for batch in batches.distribute(compute): ...  # per replica under a strategy
+
+Both recipes share read, decode, resize and batch; they differ in the plan only:
+training takes full batches in the epoch's order, evaluation every image once, padded.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from tlperf.core.batch import Batch
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.settings import Encoding, Exif, InputConfig
+from tlperf.dataset.manifest import Manifest
+from tlperf.dataset.store import StoredDataset, StoredSplit
+from tlperf.device.setup import Compute
+from tlperf.pipeline.order import BatchPlan, plan_evaluation, plan_training
+
+# Records fetched by one Python call: large enough that the call costs under 1 % of
+# their decoding, small enough that the first batch comes soon.
+_READ_GROUP = 16
+# Groups read at once; reading is tens of times faster than decoding.
+_READ_PARALLEL = 2
+
+
+class RecordReader:
+    """Reads groups of records for tf.data and keeps the error TensorFlow would blur."""
+
+    def __init__(self, split: StoredSplit):
+        self._split = split
+        self.failure: TlperfError | None = None
+
+    def __call__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """int64 [G] to encoded bytes [G], labels int32 [G], orientations int32 [G]."""
+        try:
+            examples = self._split.read(index)
+        except TlperfError as error:
+            self.failure = error
+            raise
+        return (
+            np.array([example.encoded for example in examples], dtype=object),
+            np.array([example.label for example in examples], dtype=np.int32),
+            np.array([example.orientation for example in examples], dtype=np.int32),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+    """The batches of one pass, with their plan.
+
+    Attributes:
+        dataset: yields Batch with the global batch size.
+        plan: which examples make which batch.
+        reader: what reads the records.
+    """
+
+    dataset: tf.data.Dataset
+    plan: BatchPlan
+    reader: RecordReader
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._named_errors(iter(self.dataset))
+
+    def distribute(self, compute: Compute) -> Iterator[Batch]:
+        """Each global batch split evenly over the replicas, prefetched to them."""
+        check_batch_size(self.plan.batch_size, compute.replicas)
+        strategy = compute.strategy
+        return self._named_errors(
+            iter(strategy.experimental_distribute_dataset(self.dataset))
+        )
+
+    def _named_errors(self, iterator: Iterator[Batch]) -> Iterator[Batch]:
+        while True:
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            except tf.errors.OpError as error:
+                raise self._named(error) from error
+            yield batch
+
+    def _named(self, error: tf.errors.OpError) -> TlperfError:
+        if self.reader.failure is not None:
+            return self.reader.failure
+        return TlperfError(
+            ExitCode.DATA,
+            "bad_record",
+            found=f"an image cannot be decoded ({error.message.splitlines()[0]})",
+            remedy="run tlperf verify on the data directory and shard again",
+        )
+
+
+def check_batch_size(batch_size: int, replicas: int) -> None:
+    """Refuses a global batch that replicas cannot share evenly (exit code 78)."""
+    if batch_size % replicas:
+        raise TlperfError(
+            ExitCode.CONFIG,
+            "indivisible_batch",
+            found=f"--batch_size={batch_size} cannot be split over {replicas} replicas",
+            remedy=f"give a multiple of {replicas}",
+        )
+
+
+def training_batches(
+    dataset: StoredDataset, config: InputConfig, *, image_size: int, epoch: int
+) -> Batches:
+    """One epoch of the training split, in the order of (seed, epoch).
+
+    Raises:
+        TlperfError: 65 where the split has fewer images than a batch.
+    """
+    split = dataset.split("train")
+    if split.count < config.batch_size:
+        raise TlperfError(
+            ExitCode.DATA,
+            "too_few_images",
+            found=f"the training split has {split.count} images, a batch needs "
+            f"{config.batch_size}",
+            remedy=f"give --batch_size={max(1, split.count)} or less, or more images",
+        )
+    plan = plan_training(
+        count=split.count, batch_size=config.batch_size, seed=config.seed, epoch=epoch
+    )
+    return _batches(split, dataset.manifest, plan, image_size=image_size)
+
+
+def evaluation_batches(
+    dataset: StoredDataset, config: InputConfig, *, split: str, image_size: int
+) -> Batches:
+    """Every image of a split exactly once, in stored order."""
+    stored = dataset.split(split)
+    plan = plan_evaluation(count=stored.count, batch_size=config.batch_size)
+    return _batches(stored, dataset.manifest, plan, image_size=image_size)
+
+
+def _batches(
+    split: StoredSplit, manifest: Manifest, plan: BatchPlan, *, image_size: int
+) -> Batches:
+    reader = RecordReader(split)
+    dataset = tf.data.Dataset.from_tensor_slices((plan.index, plan.weight))
+    # In groups, before the parallel map: records are small, images are not.
+    dataset = read_records(dataset, reader)
+    # Decoding bounds the recipe, so this stage gets the cores.
+    dataset = decode_records(dataset, manifest, image_size)
+    # The plan holds whole batches only: drop_remainder makes the shape static.
+    dataset = dataset.batch(plan.batch_size, drop_remainder=True)
+    dataset = dataset.map(Batch)
+    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    return Batches(dataset.with_options(input_options()), plan, reader)
+
+
+def read_records(dataset: tf.data.Dataset, reader: RecordReader) -> tf.data.Dataset:
+    """(index, weight) to (encoded, orientation, label, weight, index), one a record."""
+
+    def read(index: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        stored = tf.numpy_function(reader, [index], (tf.string, tf.int32, tf.int32))
+        encoded, label, orientation = (tf.ensure_shape(x, [None]) for x in stored)
+        return encoded, orientation, label, weight, index
+
+    groups = dataset.batch(_READ_GROUP)
+    return groups.map(read, num_parallel_calls=_READ_PARALLEL).unbatch()
+
+
+def decode_records(
+    dataset: tf.data.Dataset, manifest: Manifest, image_size: int
+) -> tf.data.Dataset:
+    """(encoded, orientation, *rest) to (image uint8 [S, S, 3], *rest)."""
+
+    def decode(
+        encoded: tf.Tensor, orientation: tf.Tensor, *rest: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        image = decode_image(encoded, orientation, manifest)
+        return resize_image(image, image_size), *rest
+
+    return dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def input_options() -> tf.data.Options:
+    """tf.data options of every recipe, in one place."""
+    options = tf.data.Options()
+    # The order is the plan's, whatever thread ends first.
+    options.deterministic = True
+    # One process reads the plan: nothing is to be sharded behind its back.
+    options.experimental_distribute.auto_shard_policy = (
+        tf.data.experimental.AutoShardPolicy.OFF
+    )
+    return options
+
+
+def decode_image(
+    encoded: tf.Tensor, orientation: tf.Tensor, manifest: Manifest
+) -> tf.Tensor:
+    """Stored bytes to pixels: uint8 [H, W, 3], RGB.
+
+    JPEG, PNG and one-frame GIF are told apart by content. `INTEGER_ACCURATE` is
+    libjpeg's slow exact transform, pinned so that both formats and every version of the
+    recipe give equal pixels.
+
+    Args:
+        encoded: string scalar, a file's bytes; raw pixels where the manifest says so.
+        orientation: int32 scalar, EXIF 1..8; applied where the manifest says so.
+        manifest: of the data directory.
+    """
+    if manifest.encoding == Encoding.RAW:
+        side = manifest.image_size
+        return tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [side, side, 3])
+    image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    if manifest.encoding == Encoding.SOURCE and manifest.exif == Exif.APPLY:
+        image = turn_image(image, orientation)
+    return image
+
+
+def turn_image(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Applies an EXIF orientation: uint8 [H, W, 3], sides may swap (TIFF 6.0, 274)."""
+
+    def transpose(x: tf.Tensor) -> tf.Tensor:
+        return tf.transpose(x, [1, 0, 2])
+
+    def mirror(x: tf.Tensor) -> tf.Tensor:
+        return tf.reverse(x, [1])
+
+    def flip(x: tf.Tensor) -> tf.Tensor:
+        return tf.reverse(x, [0])
+
+    turns = [
+        lambda: image,  # 0 is no orientation: some cameras write it
+        lambda: image,
+        lambda: mirror(image),
+        lambda: flip(mirror(image)),
+        lambda: flip(image),
+        lambda: transpose(image),
+        lambda: mirror(transpose(image)),
+        lambda: flip(mirror(transpose(image))),
+        lambda: flip(transpose(image)),
+    ]
+    return tf.switch_case(tf.cast(orientation, tf.int32), turns, lambda: image)
+
+
+def resize_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
+    """Bilinear to uint8 [S, S, 3], without antialiasing, as Keras' own loader does."""
+    if image.shape[:2] == (image_size, image_size):
+        return image
+    resized = tf.image.resize(image, [image_size, image_size], method="bilinear")
+    return tf.ensure_shape(
+        tf.cast(tf.round(resized), tf.uint8), [image_size, image_size, 3]
+    )

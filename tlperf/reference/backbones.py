@@ -1,0 +1,294 @@
+"""The backbones as one table; adding a Keras backbone is adding a row.
+
+    spec = find_backbone("Inception-ResNet-V2")
+    parse_backbones("all"), parse_backbones("xception,vgg16")
+
+Freeze boundaries are named by the first active layer. All six names are written out in
+Keras' own source, so neither EfficientNet's extra layer with `weights="imagenet"` nor
+the numbering of auto-named layers (`add_11`) can move them.
+"""
+
+import dataclasses
+import difflib
+import enum
+import re
+
+from tlperf.core.errors import SettingsError
+from tlperf.core.settings import ALL_BACKBONES, Optimizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
+    """`(pixel - mean) / divisor` per channel of the backbone's channel order.
+
+    Attributes:
+        mean: subtracted, in pixel units 0..255, per channel after any reversal.
+        divisor: divides the difference.
+        reverse_channels: whether RGB becomes BGR first.
+    """
+
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    divisor: float = 1.0
+    reverse_channels: bool = False
+
+
+# keras.applications.imagenet_utils.preprocess_input, modes "tf" and "caffe".
+TF_MODE = Normalisation(mean=(127.5, 127.5, 127.5), divisor=127.5)
+CAFFE_MODE = Normalisation(mean=(103.939, 116.779, 123.68), reverse_channels=True)
+# EfficientNet rescales inside the network.
+RAW_PIXELS = Normalisation()
+# "normalización de las variables" in the study: most plausibly x / 255 for all six.
+PAPER_MODE = Normalisation(divisor=255.0)
+
+
+class HeadKind(enum.StrEnum):
+    """Layers that Table 3 appends."""
+
+    BATCH_NORMALIZATION = "BatchNormalization"
+    FLATTEN = "Flatten"
+    GLOBAL_AVERAGE_POOLING = "GlobalAveragePooling2D"
+    DENSE_RELU = "Dense"
+    DROPOUT = "Dropout"
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadLayer:
+    """One appended layer; `value` is the units of a Dense, the rate of a Dropout."""
+
+    kind: HeadKind
+    value: float | None = None
+
+    def __str__(self) -> str:
+        if self.kind is HeadKind.DENSE_RELU:
+            return f"Dense({self.value:.0f}, relu)"
+        if self.kind is HeadKind.DROPOUT:
+            return f"Dropout({self.value:g})"
+        return self.kind.value
+
+
+_NORM = HeadLayer(HeadKind.BATCH_NORMALIZATION)
+_FLAT = HeadLayer(HeadKind.FLATTEN)
+_POOL = HeadLayer(HeadKind.GLOBAL_AVERAGE_POOLING)
+_DENSE = (
+    HeadLayer(HeadKind.DENSE_RELU, 512),
+    HeadLayer(HeadKind.DROPOUT, 0.5),
+    HeadLayer(HeadKind.DENSE_RELU, 256),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightsFile:
+    """Keras' own ImageNet file of the trunk.
+
+    Attributes:
+        name: file name in Keras' cache and in a weights folder.
+        url: where Keras downloads it from.
+        md5: the hash Keras checks it by.
+        extra_rescaling: True where Keras builds one more layer for this file than for
+            `weights=None`: its Normalization divides by sqrt(std) once more.
+    """
+
+    name: str
+    url: str
+    md5: str
+    extra_rescaling: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneSpec:
+    """One backbone: how Keras builds it and what the study did with it.
+
+    Attributes:
+        name: the word of the command line and of folders.
+        title: as people write it.
+        constructor: attribute of `keras.applications`, or `module:callable`.
+        native_size: side in pixels its ImageNet weights were trained at.
+        min_size: smallest side the network accepts.
+        normalisation: what its ImageNet weights expect of the pixels.
+        first_active: name of the first layer that Table 2 trains.
+        head: Table 3 without its last layer, a softmax over the classes.
+        optimizer: Table 4.
+        gmacs: 1e9 multiply-adds an image, native size, with the 1000-class top.
+        frozen_gmacs: those of the layers that Table 2 freezes.
+        learning_rate: Table 4.
+        imagenet: Keras' ImageNet file, or None where there is none.
+    """
+
+    name: str
+    title: str
+    constructor: str
+    native_size: int
+    min_size: int
+    normalisation: Normalisation
+    first_active: str
+    head: tuple[HeadLayer, ...]
+    optimizer: Optimizer
+    gmacs: float
+    frozen_gmacs: float
+    learning_rate: float = 5e-5
+    imagenet: WeightsFile | None = None
+
+
+_BUCKET = "https://storage.googleapis.com"
+_OLD = f"{_BUCKET}/tensorflow/keras-applications"
+
+EFFICIENTNETB0 = BackboneSpec(
+    name="efficientnetb0",
+    title="EfficientNetB0",
+    constructor="EfficientNetB0",
+    native_size=224,
+    min_size=32,
+    normalisation=RAW_PIXELS,
+    first_active="block5c_drop",
+    head=(_NORM, _FLAT, *_DENSE),
+    optimizer=Optimizer.ADAGRAD,
+    gmacs=0.386,
+    frozen_gmacs=0.24,
+    imagenet=WeightsFile(
+        "efficientnetb0_notop.h5",
+        f"{_BUCKET}/keras-applications/efficientnetb0_notop.h5",
+        "50bc09e76180e00e4465e1a485ddc09d",
+        extra_rescaling=True,
+    ),
+)
+INCEPTIONV3 = BackboneSpec(
+    name="inceptionv3",
+    title="InceptionV3",
+    constructor="InceptionV3",
+    native_size=299,
+    min_size=75,
+    normalisation=TF_MODE,
+    first_active="mixed8",
+    head=(_NORM, _FLAT, *_DENSE),
+    optimizer=Optimizer.ADAGRAD,
+    gmacs=5.713,
+    frozen_gmacs=5.0,
+    imagenet=WeightsFile(
+        "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        f"{_OLD}/inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "bcbd6486424b2319ff4ef7d526e38f63",
+    ),
+)
+INCEPTIONRESNETV2 = BackboneSpec(
+    name="inceptionresnetv2",
+    title="InceptionResNetV2",
+    constructor="InceptionResNetV2",
+    native_size=299,
+    min_size=75,
+    normalisation=TF_MODE,
+    first_active="block8_1_mixed",
+    head=(_POOL,),
+    optimizer=Optimizer.ADAM,
+    gmacs=13.156,
+    frozen_gmacs=11.72,
+    imagenet=WeightsFile(
+        "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        f"{_OLD}/inception_resnet_v2/"
+        "inception_resnet_v2_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "d19885ff4a710c122648d3b5c3b684e4",
+    ),
+)
+RESNET50 = BackboneSpec(
+    name="resnet50",
+    title="ResNet50",
+    constructor="ResNet50",
+    native_size=224,
+    min_size=32,
+    normalisation=CAFFE_MODE,
+    first_active="conv5_block1_1_conv",
+    head=(_FLAT, _NORM),
+    optimizer=Optimizer.ADAM,
+    gmacs=3.858,
+    frozen_gmacs=3.12,
+    imagenet=WeightsFile(
+        "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        f"{_OLD}/resnet/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "4d473c1dd8becc155b73f8504c6f6626",
+    ),
+)
+VGG16 = BackboneSpec(
+    name="vgg16",
+    title="VGG16",
+    constructor="VGG16",
+    native_size=224,
+    min_size=32,
+    normalisation=CAFFE_MODE,
+    first_active="block5_conv1",
+    head=(_FLAT, *_DENSE),
+    optimizer=Optimizer.ADAM,
+    gmacs=15.47,
+    frozen_gmacs=13.96,
+    imagenet=WeightsFile(
+        "vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        f"{_OLD}/vgg16/vgg16_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "6d6bbae143d832006294945121d1f1fc",
+    ),
+)
+XCEPTION = BackboneSpec(
+    name="xception",
+    title="Xception",
+    constructor="Xception",
+    native_size=299,
+    min_size=71,
+    normalisation=TF_MODE,
+    first_active="block14_sepconv1",
+    head=(_POOL,),
+    optimizer=Optimizer.ADAM,
+    gmacs=8.357,
+    frozen_gmacs=7.88,
+    imagenet=WeightsFile(
+        "xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        f"{_OLD}/xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5",
+        "b0042744bf5b25fce3cb969f33bebb97",
+    ),
+)
+
+# In the order of Table 1.
+BACKBONES: tuple[BackboneSpec, ...] = (
+    EFFICIENTNETB0,
+    INCEPTIONV3,
+    INCEPTIONRESNETV2,
+    RESNET50,
+    VGG16,
+    XCEPTION,
+)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def find_backbone(name: str) -> BackboneSpec:
+    """The row called `name`; case and punctuation do not count.
+
+    Raises:
+        SettingsError: no such row; the text suggests the nearest name.
+    """
+    rows = {spec.name: spec for spec in BACKBONES}
+    if _plain(name) in rows:
+        return rows[_plain(name)]
+    near = difflib.get_close_matches(_plain(name), rows, n=1, cutoff=0.4)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise SettingsError(
+        f"no backbone is called {name!r}",
+        f"{hint}choose from {', '.join(rows)}, or all",
+        reason="unknown_backbone",
+    )
+
+
+def parse_backbones(text: str) -> tuple[BackboneSpec, ...]:
+    """The rows of a comma list, in its order; `all` gives every row.
+
+    Raises:
+        SettingsError: an unknown name, a name given twice, or no name.
+    """
+    if _plain(text) == ALL_BACKBONES:
+        return BACKBONES
+    specs = tuple(find_backbone(part) for part in text.split(",") if part.strip())
+    twice = sorted({spec.name for spec in specs if specs.count(spec) > 1})
+    if not specs or twice:
+        raise SettingsError(
+            f"backbones is {text!r}",
+            f"name {twice[0]} once" if twice else "name at least one, or all",
+        )
+    return specs

@@ -1,0 +1,297 @@
+"""Plots as SVG text: curves of one backbone, of all, and confusion matrices.
+
+    draw_curves(results, quantity="accuracy", run=run, caption="...")  # a Plot, or None
+    inline_svg(plot)  # the same picture for a page
+
+The same input gives the same bytes. Text stays text in the file: it can be searched,
+read aloud, and takes the page's colour.
+"""
+
+import contextlib
+import dataclasses
+import io
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+from tlperf.core.errors import escape_text
+from tlperf.reporting.document import Plot
+from tlperf.reporting.rows import BackboneRows, Row, RunRows, finite
+
+# Colour and marker by place in the report. Each colour has at least 3:1 against white
+# and against a dark page; the marker tells apart what a colour-blind eye cannot.
+BACKBONE_STYLES = (
+    ("#2f81d0", "o"),
+    ("#c77400", "s"),
+    ("#1a9850", "^"),
+    ("#c2559f", "D"),
+    ("#d1453b", "v"),
+    ("#8a63d2", "P"),
+)
+# Drawn in this ink on a white panel; inline, the panel goes and the ink is the page's.
+_INK = "#1f2329"
+_PANEL = "panel"
+_SIZE_INCHES = (4.4, 3.1)
+_MOST_NAMED_CLASSES = 12
+_SMOKE_MARK = "smoke figures, no comparison"
+
+_SVG = "{http://www.w3.org/2000/svg}"
+_XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
+
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "tlperf",
+    # Class names are data: a `$` in one is no formula.
+    "text.parse_math": False,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.facecolor": "none",
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": _INK,
+    "grid.alpha": 0.14,
+    "text.color": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Quantity:
+    """What a curve shows: axis label, and its keys in an epoch's row."""
+
+    label: str
+    train_key: str
+    validation_key: str
+
+
+QUANTITIES = {
+    "accuracy": _Quantity("accuracy (share of images)", "accuracy", "val_accuracy"),
+    "loss": _Quantity("cross-entropy loss (nats)", "loss", "val_loss"),
+}
+
+
+def short_text(text: str, limit: int = 24) -> str:
+    """`text` printable and at most `limit` characters long."""
+    plain = escape_text(text)
+    return plain if len(plain) <= limit else f"{plain[: limit - 1]}…"
+
+
+@contextlib.contextmanager
+def _drawing_style() -> Iterator[None]:
+    """Our settings alone: a user's matplotlibrc must not change a report."""
+    import matplotlib
+
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        # The reader's browser draws the text, with whatever fonts it needs.
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_RC)
+        yield
+
+
+def _new_figure(*, smoke: bool) -> Any:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE_INCHES, facecolor="white")
+    figure.patch.set_gid(_PANEL)
+    # Fixed margins: automatic layout triples the time and moves with the text.
+    figure.subplots_adjust(left=0.16, right=0.96, bottom=0.17, top=0.88)
+    if smoke:
+        figure.text(0.01, 0.99, _SMOKE_MARK, ha="left", va="top", size=7)
+    return figure
+
+
+def _svg_text(figure: Any) -> str:
+    stream = io.StringIO()
+    # No date and no version of the library: equal rows give equal bytes.
+    metadata = {"Date": None, "Creator": None}
+    figure.savefig(stream, format="svg", metadata=metadata)
+    return stream.getvalue()
+
+
+def _points(epochs: Sequence[Row], key: str) -> tuple[list[float], list[float]]:
+    known = [
+        (number, value)
+        for number, value in (
+            (finite(row.get("epoch")), finite(row.get(key))) for row in epochs
+        )
+        if number is not None and value is not None
+    ]
+    return [number for number, _ in known], [value for _, value in known]
+
+
+def _style_epochs(axes: Any, last_epoch: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    # Less than half an epoch, so that no tick stands at an epoch 0.
+    margin = min(0.4, 0.05 * last_epoch)
+    axes.set_xlim(1 - margin, last_epoch + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True, min_n_ticks=1))
+
+
+def _last_epoch(epochs: Sequence[Row]) -> float:
+    return max((finite(row.get("epoch")) or 1 for row in epochs), default=1)
+
+
+def _style_of(run: RunRows, results: BackboneRows) -> tuple[str, str]:
+    return BACKBONE_STYLES[run.backbones.index(results) % len(BACKBONE_STYLES)]
+
+
+def draw_curves(
+    results: BackboneRows, *, quantity: str, run: RunRows, caption: str
+) -> Plot | None:
+    """Training and validation over the epochs of one backbone; None without epochs."""
+    if not results.epochs:
+        return None
+    colour, marker = _style_of(run, results)
+    shown = QUANTITIES[quantity]
+    with _drawing_style():
+        figure = _new_figure(smoke=results.is_smoke("train"))
+        axes = figure.add_subplot()
+        common = {"color": colour, "marker": marker}
+        axes.plot(*_points(results.epochs, shown.train_key), label="training", **common)
+        axes.plot(
+            *_points(results.epochs, shown.validation_key),
+            label="validation",
+            linestyle="--",
+            markerfacecolor="none",
+            **common,
+        )
+        axes.set_ylabel(shown.label)
+        axes.set_title(f"{short_text(results.title)}: {quantity}")
+        _style_epochs(axes, _last_epoch(results.epochs))
+        axes.legend()
+        svg = _svg_text(figure)
+    return Plot(name=f"{file_stem(results.name)}-{quantity}", caption=caption, svg=svg)
+
+
+def draw_comparison(
+    run: RunRows, *, quantity: str, split: str, caption: str
+) -> Plot | None:
+    """One curve a backbone, of `training` or `validation`; None without any epoch."""
+    drawn = [results for results in run.backbones if results.epochs]
+    if not drawn:
+        return None
+    shown = QUANTITIES[quantity]
+    key = shown.train_key if split == "training" else shown.validation_key
+    with _drawing_style():
+        figure = _new_figure(smoke=any(rows.is_smoke("train") for rows in drawn))
+        figure.subplots_adjust(bottom=0.33)
+        axes = figure.add_subplot()
+        for results in drawn:
+            colour, marker = _style_of(run, results)
+            points = _points(results.epochs, key)
+            label = short_text(results.title)
+            axes.plot(*points, color=colour, marker=marker, label=label)
+        axes.set_ylabel(shown.label)
+        axes.set_title(f"{split}: {quantity}")
+        _style_epochs(axes, max(_last_epoch(results.epochs) for results in drawn))
+        figure.legend(
+            loc="lower center", ncols=3, fontsize=8, bbox_to_anchor=(0.5, 0.03)
+        )
+        svg = _svg_text(figure)
+    return Plot(name=f"all-{split}-{quantity}", caption=caption, svg=svg)
+
+
+def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
+    """Counts of the test images, true classes down; None where none were counted."""
+    import numpy as np
+
+    counts = np.array(results.evaluate.get("confusion") or [], dtype=float)
+    if counts.ndim != 2 or 0 in counts.shape:
+        return None
+    classes = [short_text(str(name), 14) for name in results.evaluate["classes"]]
+    # Colour by the share of the true class, so that small classes are seen too.
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
+    with _drawing_style():
+        figure = _new_figure(smoke=results.is_smoke("evaluate"))
+        if _has_long_names(classes):
+            figure.set_figheight(4.2)
+            figure.subplots_adjust(left=0.36, bottom=0.34)
+        axes = figure.add_subplot()
+        axes.grid(visible=False)
+        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="face")
+        axes.invert_yaxis()
+        axes.set(xlabel="predicted class", ylabel="true class")
+        axes.set_title(f"{short_text(results.title)}: test images")
+        _name_cells(axes, counts, shares, classes)
+        svg = _svg_text(figure)
+    return Plot(name=f"{file_stem(results.name)}-confusion", caption=caption, svg=svg)
+
+
+def _has_long_names(classes: Sequence[str]) -> bool:
+    """Whether names would run into each other below the columns."""
+    longest = max(map(len, classes), default=0)
+    return len(classes) <= _MOST_NAMED_CLASSES and longest * len(classes) > 30
+
+
+def _name_cells(axes: Any, counts: Any, shares: Any, classes: Sequence[str]) -> None:
+    if len(classes) > _MOST_NAMED_CLASSES:
+        return  # axes keep their class numbers
+    centres = [place + 0.5 for place in range(len(classes))]
+    turn = 40 if _has_long_names(classes) else 0
+    axes.set_xticks(centres, classes, rotation=turn, ha="right" if turn else "center")
+    axes.set_yticks(centres, classes)
+    axes.tick_params(length=0)
+    for row, column in itertools.product(*map(range, counts.shape)):
+        dark = shares[row, column] > 0.55
+        axes.text(
+            column + 0.5,
+            row + 0.5,
+            f"{counts[row, column]:.0f}",
+            ha="center",
+            va="center",
+            color="#ffffff" if dark else "#000000",
+        )
+
+
+def file_stem(name: str) -> str:
+    """A file name made of `name`, which comes from a row and may hold anything."""
+    return re.sub(r"[^a-z0-9]", "-", name.lower())[:40] or "backbone"
+
+
+def inline_svg(plot: Plot) -> str:
+    """The picture for a page: no panel, ink of the page, identifiers of its own."""
+    root = ElementTree.fromstring(plot.svg)
+    for parent in root.iter():
+        for element in list(parent):
+            # A style sheet inside the picture would hold for the whole page.
+            unwanted = element.tag.removeprefix(_SVG) in ("metadata", "style")
+            if unwanted or element.get("id") == _PANEL:
+                parent.remove(element)
+    for element in root.iter():
+        _make_local(element, plot.name)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.attrib |= {"role": "img", "aria-label": escape_text(plot.caption)}
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _make_local(element: ElementTree.Element, prefix: str) -> None:
+    """Page-wide unique identifiers, and names as HTML wants them."""
+    element.tag = element.tag.removeprefix(_SVG)
+    attributes = dict(element.attrib)
+    element.attrib.clear()
+    for name, value in attributes.items():
+        if name == "id":
+            value = f"{prefix}-{value}"
+        elif name == _XLINK_HREF:
+            name, value = "href", value.replace("#", f"#{prefix}-", 1)
+        elif name == "clip-path":
+            value = value.replace("url(#", f"url(#{prefix}-", 1)
+        elif name == "style":
+            value = value.replace(_INK, "currentColor")
+        if not name.startswith("{"):
+            element.set(name, value)

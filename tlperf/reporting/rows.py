@@ -1,0 +1,158 @@
+"""Result rows, sorted out for reading: the newest of each stage and backbone.
+
+    run = collect_rows(read_results(workdir))
+    run.backbones[0].train["epochs"], run.backbones[0].find_latency("compiled")
+
+A stage that has no row is an empty dictionary, so that whoever reads asks with `.get`
+and meets "missing" in one form only.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from tlperf.core.files import to_json
+from tlperf.core.results import latest
+from tlperf.core.settings import Preset
+from tlperf.reference.backbones import BACKBONES
+
+Row = Mapping[str, Any]
+
+IMAGENET_MODEL = "imagenet"
+
+
+def finite(value: Any) -> float | int | None:
+    """`value` where it is a finite number, otherwise None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def child(row: Row, key: str) -> Row:
+    """The object under `key`, or an empty one where there is none."""
+    value = row.get(key)
+    return value if isinstance(value, Mapping) else {}
+
+
+def is_smoke_row(row: Row) -> bool:
+    """Whether a row was made with the settings that only show the machinery runs."""
+    return child(row, "settings").get("preset") == Preset.QUICK.value
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneRows:
+    """What was measured of one backbone.
+
+    Attributes:
+        name: as in result rows.
+        title: as people write it.
+        rows: newest row by stage: `train`, `evaluate`, `latency`; some may be missing.
+    """
+
+    name: str
+    title: str
+    rows: Mapping[str, Row]
+
+    def result(self, stage: str) -> Row:
+        """Result of a stage; empty where it was not measured."""
+        return child(self.rows.get(stage, {}), "result")
+
+    @property
+    def train(self) -> Row:
+        """Result of the training stage."""
+        return self.result("train")
+
+    @property
+    def evaluate(self) -> Row:
+        """Result of the evaluation stage."""
+        return self.result("evaluate")
+
+    @property
+    def latency_runs(self) -> tuple[Row, ...]:
+        """Timed rows, one a model and protocol."""
+        return tuple(self.result("latency").get("runs") or ())
+
+    def find_latency(self, protocol: str | None, *, model: str = IMAGENET_MODEL) -> Row:
+        """A model's run under a protocol (None: any); empty where there is none."""
+        for run in self.latency_runs:
+            if run.get("model") == model and protocol in (None, run.get("protocol")):
+                return run
+        return {}
+
+    @property
+    def epochs(self) -> tuple[Row, ...]:
+        """Per-epoch values of the training."""
+        return tuple(self.train.get("epochs") or ())
+
+    def is_smoke(self, stage: str) -> bool:
+        """Whether a stage's figures are smoke figures."""
+        return is_smoke_row(self.rows.get(stage, {}))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings of all stages, each named once."""
+        found = [
+            f"{stage}: {text}"
+            for stage, row in self.rows.items()
+            for text in _texts(row.get("warnings"))
+        ]
+        found += [
+            f"latency, {run.get('protocol')}, {run.get('model')}: {text}"
+            for run in self.latency_runs
+            for text in _texts(run.get("warnings"))
+        ]
+        return tuple(dict.fromkeys(found))
+
+
+def _texts(values: Iterable[Any] | None) -> list[str]:
+    return [
+        value if isinstance(value, str) else to_json(value) for value in values or ()
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRows:
+    """Everything a report is made of.
+
+    Attributes:
+        backbones: the study's six in the order of Table 1, then any other.
+        shard: result of the stage that stored the data; empty where it has no row.
+        rows: the rows that count, in the order of the way.
+    """
+
+    backbones: tuple[BackboneRows, ...]
+    shard: Row
+    rows: tuple[Row, ...]
+
+    @property
+    def is_smoke(self) -> bool:
+        """Whether any figure of the report is a smoke figure."""
+        return any(map(is_smoke_row, self.rows))
+
+    @property
+    def measured(self) -> tuple[BackboneRows, ...]:
+        """Backbones with at least one row."""
+        return tuple(results for results in self.backbones if results.rows)
+
+
+def collect_rows(rows: Sequence[dict[str, Any]]) -> RunRows:
+    """The newest row of each stage and backbone."""
+    stages = {stage: latest(rows, stage) for stage in ("train", "evaluate", "latency")}
+    titles = {spec.name: spec.title for spec in BACKBONES}
+    for found in stages.values():
+        titles |= {name: name for name in found if name and name not in titles}
+    backbones = tuple(
+        BackboneRows(
+            name=name,
+            title=title,
+            rows={
+                stage: found[name] for stage, found in stages.items() if name in found
+            },
+        )
+        for name, title in titles.items()
+    )
+    shards = list(latest(rows, "shard").values())
+    used = (*shards, *(row for results in backbones for row in results.rows.values()))
+    shard = child(shards[-1], "result") if shards else {}
+    return RunRows(backbones=backbones, shard=shard, rows=used)

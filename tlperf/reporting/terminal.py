@@ -1,0 +1,137 @@
+"""Results as text for a terminal; the same values as --json, rounded for reading.
+
+print(render_train({"runs": [...]}))
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tlperf.core.errors import escape_text
+from tlperf.core.units import NOT_AVAILABLE, format_number, format_secs
+
+
+def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns, two blanks apart."""
+    table = [list(columns), *map(list, rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in table
+    )
+
+
+def render_values(result: dict[str, Any]) -> str:
+    """`name: value` lines; nested objects in one line each."""
+    return "\n".join(f"{name}: {_plain(value)}" for name, value in result.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{escape_text(str(k))} {_plain(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value)) or "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return NOT_AVAILABLE if value is None else escape_text(str(value))
+
+
+def _ms(value: float | None) -> str:
+    return format_secs(None if value is None else value / 1e3)
+
+
+def render_train(result: dict[str, Any]) -> str:
+    """A row a backbone; or the plan of a dry run."""
+    if "data" in result:
+        return render_run(result)
+    rows = [
+        [
+            run["backbone"],
+            str(len(run["epochs"])),
+            format_number(run["epochs"][-1]["loss"], 4),
+            format_number(max(row["val_accuracy"] for row in run["epochs"]), 4),
+            format_secs(run["train_secs"]),
+            format_number(run["images_per_sec"], 1),
+            f"{run['input_wait_fraction']:.1%}",
+        ]
+        for run in result["runs"]
+    ]
+    columns = ["backbone", "epochs", "loss", "best val acc", "time", "images/s"]
+    return render_table([*columns, "input wait"], rows)
+
+
+def render_evaluate(result: dict[str, Any]) -> str:
+    """A row a backbone with the 95 % interval of its accuracy."""
+    rows = [
+        [
+            run["backbone"],
+            format_number(run["accuracy"], 4),
+            "-".join(format_number(edge, 3) for edge in run["interval"]),
+            format_number(run["loss"], 4),
+            str(run["images"]),
+        ]
+        for run in result["runs"]
+    ]
+    return render_table(["backbone", "accuracy", "95 %", "loss", "images"], rows)
+
+
+def render_latency(result: dict[str, Any]) -> str:
+    """A row a measurement; the published figure's device is another one."""
+    rows = [
+        [
+            run["backbone"],
+            run["model"],
+            run["protocol"],
+            str(run["batch_size"]),
+            _ms(run["p50_ms"]),
+            _ms(run["p99_ms"]),
+            f"{run['samples']} of {run['requested_samples']}",
+            _ms((run["published"] or {}).get("ms")),
+            "yes" if run["valid"] else "NO",
+        ]
+        for run in result["runs"]
+    ]
+    columns = ["backbone", "model", "protocol", "batch", "p50", "p99", "samples"]
+    table = render_table([*columns, "published (A100)", "valid"], rows)
+    devices = sorted({run["device"] for run in result["runs"]})
+    return f"{table}\nmeasured on {', '.join(devices) or NOT_AVAILABLE}"
+
+
+def render_run(result: dict[str, Any]) -> str:
+    """The summary of a run, or the plan of a dry run."""
+    if "report" not in result:
+        plan = [render_values(run) for run in result["runs"]]
+        return "\n\n".join(["plan:", render_values(result["data"]), *plan])
+    trained = {"runs": [run["train"] for run in result["runs"]]}
+    evaluated = {"runs": [run["evaluate"] for run in result["runs"]]}
+    timed = {"runs": [row for run in result["runs"] for row in run["latency"]]}
+    parts = [render_train(trained), render_evaluate(evaluated), render_latency(timed)]
+    if result["smoke"]:
+        parts.insert(0, "smoke figures: they show that the machinery runs, no more")
+    parts.append(f"report: {result['report']} (in {format_secs(result['seconds'])})")
+    return "\n\n".join(parts)
+
+
+def render_verify(result: dict[str, Any]) -> str:
+    """`ok` or every problem, one a line."""
+    counts = f"{result['records']} records in {result['shards']} shards"
+    if result["ok"]:
+        return f"ok: {counts}"
+    problems = [
+        f"{escape_text(str(row['file']))}"
+        + ("" if row["record"] is None else f" (record {row['record']})")
+        + f": {escape_text(row['what'])}"
+        for row in result["problems"]
+    ]
+    return "\n".join([f"{len(problems)} problems, {counts}", *problems])
+
+
+def render_doctor(result: dict[str, Any]) -> str:
+    """A line a check."""
+    lines = []
+    for check in result["checks"]:
+        mark = "ok " if check["ok"] else "BAD"
+        advice = f"; {check['advice']}" if check["advice"] else ""
+        lines.append(f"{mark} {check['name']}: {escape_text(check['found'])}{advice}")
+    return "\n".join(lines)
