@@ -18,13 +18,13 @@ import pytest
 
 from tlperf.core.settings import DataConfig, InputConfig, Preprocess, RunConfig
 from tlperf.core.statistics import median
+from tlperf.core.units import ratio
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.model.preprocess import normalisation_for, normalise
-from tlperf.model.steps import build_evaluate_step, build_train_step
 from tlperf.model.weights import find_weights
 from tlperf.pipeline.input import evaluation_batches
-from tlperf.training.loop import build_trainer, run_pass
+from tlperf.training.loop import build_trainer
 from tlperf.training.optimizer import build_optimizer
 
 BATCH_SIZE = 32
@@ -103,38 +103,17 @@ class TlperfSide:
         self.trainer = build_trainer(
             spec, config, dataset=dataset, compute=compute, weights=weights
         )
-        normalisation = normalisation_for(spec, Preprocess.BACKBONE)
-        self.compute = compute
-        self.train_step = build_train_step(
-            self.trainer.classifier,
-            self.trainer.optimizer,
-            compute=compute,
-            normalisation=normalisation,
-            batch_size=BATCH_SIZE,
-        )
-        self.evaluate_step = build_evaluate_step(
-            self.trainer.classifier.whole, compute=compute, normalisation=normalisation
-        )
         self.epochs = 0
 
     def epoch(self):
         """One epoch with validation, decoding included."""
-        self.trainer.train_epoch(self.train_step, self.epochs)
-        self.trainer.validate(self.evaluate_step)
+        self.trainer.train_epoch(self.epochs)
+        self.trainer.validate()
         self.epochs += 1
 
     def accuracy(self):
         """On the test split."""
-        trainer = self.trainer
-        batches = evaluation_batches(
-            trainer.dataset,
-            trainer.config.input,
-            split="test",
-            image_size=trainer.image_size,
-        )
-        return run_pass(
-            self.evaluate_step, batches, compute=self.compute, title="test"
-        ).accuracy
+        return self.trainer.validate("test").accuracy
 
 
 def timed(action):
@@ -161,7 +140,7 @@ def test_epoch_beside_keras_fit(benchmark, spec, compute, dataset, config, reque
         epochs=epochs,
         keras_fit_secs=fit_secs,
         tlperf_secs=our_secs,
-        keras_over_tlperf=median(fit_secs) / median(our_secs),
+        keras_over_tlperf=ratio(median(fit_secs), median(our_secs)),
         keras_test_accuracy=theirs.accuracy(),
         tlperf_test_accuracy=ours.accuracy(),
         device=compute.facts(),

@@ -1,6 +1,6 @@
 """Options of the benchmarks, and the device in pytest-benchmark's machine info.
 
-    pytest benchmarks --benchmark-only --source=FOLDER --weights=DIR
+pytest benchmarks --benchmark-only --source=FOLDER --weights=DIR
 """
 
 import os

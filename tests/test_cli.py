@@ -144,9 +144,7 @@ def write_photos(folder, classes=("cats", "dogs"), count=6):
         ((), None, ""),
     ],
 )
-def test_a_source_that_cannot_train_is_refused(
-    tmp_path, capsys, classes, spoil, text
-):
+def test_a_source_that_cannot_train_is_refused(tmp_path, capsys, classes, spoil, text):
     source = tmp_path / "source"
     source.mkdir()
     write_photos(source, classes)
@@ -246,7 +244,8 @@ def test_the_data_way_from_shard_to_inspect(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("ok: 40 records")
     png = tmp_path / "sheet.png"
     assert run_main("inspect", workdir, f"--png={png}", "--json") == 0
-    assert Image.open(png).size[0] > 100
+    with Image.open(png) as sheet:
+        assert sheet.size[0] > 100
     (shard,) = (tmp_path / "w" / "data").glob("*-train.tfrecord-*-of-00001")
     os.truncate(shard, shard.stat().st_size - 100)
     capsys.readouterr()

@@ -13,6 +13,7 @@ from tlperf.core.settings import InputConfig, RunConfig, TrainConfig
 from tlperf.dataset.store import open_dataset
 from tlperf.evaluation.evaluate import evaluate_backbone, inert_cell
 from tlperf.evaluation.metrics import compute_metrics
+from tlperf.model.trained import load_trained
 from tlperf.model.weights import WeightsSource
 from tlperf.training.loop import train_backbone
 
@@ -35,9 +36,14 @@ def evaluated(two_cpus, photos_dir, tmp_path_factory):
             dataset=dataset,
             compute=two_cpus,
             weights=WeightsSource("none"),
-        )
+        ).result
         result = evaluate_backbone(
-            TINY, config, dataset=dataset, compute=two_cpus, trained=trained
+            TINY,
+            config,
+            dataset=dataset,
+            compute=two_cpus,
+            trained=trained,
+            network=load_trained(TINY, workdir / "tiny", trained, compute=two_cpus),
         )
     return config, trained, result, workdir / "tiny"
 
@@ -63,9 +69,7 @@ def test_the_numbers_follow_from_the_rows(evaluated):
     hits = sum(row["label"] == row["predicted"] for row in rows)
     assert result["images"] == len(rows) == 8
     assert result["accuracy"] == hits / len(rows)
-    chosen = [
-        -np.log(float(row[f"probability {row['label']}"])) for row in rows
-    ]
+    chosen = [-np.log(float(row[f"probability {row['label']}"])) for row in rows]
     assert result["loss"] == pytest.approx(np.mean(chosen), rel=1e-3)
     assert np.sum(result["confusion"]) == len(rows)
     assert np.trace(result["confusion"]) == hits
@@ -84,6 +88,7 @@ def test_two_replicas_give_the_same_predictions(evaluated, mirrored, photos_dir)
             dataset=dataset,
             compute=mirrored,
             trained=trained,
+            network=load_trained(TINY, folder, trained, compute=mirrored),
         )
     assert again["confusion"] == result["confusion"]
     assert [row["id"] for row in read_predictions(folder)] == [
@@ -97,17 +102,27 @@ def test_data_with_other_classes_are_refused(evaluated, two_cpus, photos_dir):
     with open_dataset(photos_dir) as dataset:
         with pytest.raises(TlperfError, match="classes are") as caught:
             evaluate_backbone(
-                TINY, config, dataset=dataset, compute=two_cpus, trained=other
+                TINY,
+                config,
+                dataset=dataset,
+                compute=two_cpus,
+                trained=other,
+                network=None,  # refused before it is used
             )
     assert caught.value.code == 78
 
 
 def test_other_data_than_the_trainings_are_said(evaluated, two_cpus, photos_dir):
-    config, trained, *_ = evaluated
+    config, trained, _, folder = evaluated
     other = {**trained, "data_digest": "0" * 64}
     with open_dataset(photos_dir) as dataset:
         result = evaluate_backbone(
-            TINY, config, dataset=dataset, compute=two_cpus, trained=other
+            TINY,
+            config,
+            dataset=dataset,
+            compute=two_cpus,
+            trained=other,
+            network=load_trained(TINY, folder, trained, compute=two_cpus),
         )
     assert "not those of the training" in result["warnings"][0]
 

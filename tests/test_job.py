@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
     """A finished run of two backbones, and its JSON."""
     workdir = tmp_path_factory.mktemp("run")
     done = tlperf(
-        "run", *SMALL, "--backbones=vgg16,resnet50", f"--workdir={workdir}", "--json"
+        "run", *SMALL, "--backbones=resnet50", f"--workdir={workdir}", "--json"
     )
     assert done.returncode == 0, done.stderr
     return workdir, json.loads(done.stdout.splitlines()[-1]), done
@@ -45,7 +45,7 @@ def test_run_prints_one_json_object_and_nothing_else(finished):
     _, result, done = finished
     assert len(done.stdout.splitlines()) == 1
     assert set(result) >= {"data", "runs", "report", "seconds"}
-    assert [run["backbone"] for run in result["runs"]] == ["vgg16", "resnet50"]
+    assert [run["backbone"] for run in result["runs"]] == ["resnet50"]
     for run in result["runs"]:
         assert run["evaluate"]["images"] == 8
         assert {row["model"] for row in run["latency"]} == {"imagenet", "finetuned"}
@@ -59,14 +59,14 @@ def test_stderr_holds_progress_and_no_library_noise(finished):
         if "0000" in line[:10] or "WARNING" in line or "Traceback" in line
     ]
     assert noise == []
-    assert "vgg16: epoch 1/1" in done.stderr
+    assert "resnet50: epoch 1/1" in done.stderr
 
 
 def test_the_workdir_holds_the_contracts_files(finished):
     workdir, result, _ = finished
     for name in ("config.json", "flags.txt", "results.jsonl", "data/COMPLETE"):
         assert (workdir / name).is_file(), name
-    for backbone in ("vgg16", "resnet50"):
+    for backbone in ("resnet50",):
         for name in (
             *("history.jsonl", "weights.h5", "evaluation.json", "predictions.csv"),
             *("latency.json", "architecture.json"),
@@ -77,7 +77,6 @@ def test_the_workdir_holds_the_contracts_files(finished):
     stages = [(row["stage"], row["backbone"]) for row in rows]
     assert stages == [
         ("shard", None),
-        *((stage, "vgg16") for stage in ("train", "evaluate", "latency")),
         *((stage, "resnet50") for stage in ("train", "evaluate", "latency")),
     ]
     for row in rows:
@@ -87,7 +86,7 @@ def test_the_workdir_holds_the_contracts_files(finished):
 
 def test_single_stages_go_on_in_the_workdir(finished):
     workdir, result, _ = finished
-    done = tlperf("evaluate", "--backbones=vgg16", f"--workdir={workdir}", "--json")
+    done = tlperf("evaluate", f"--workdir={workdir}", "--json")
     assert done.returncode == 0, done.stderr
     (again,) = json.loads(done.stdout)["runs"]
     first = result["runs"][0]["evaluate"]

@@ -153,7 +153,7 @@ def test_a_backbone_is_measured_and_written(two_cpus, tmp_path):
         workdir=str(tmp_path),
         latency=LatencyConfig(batch_size=2, batches=3, repetitions=4),
     )
-    rows = measure_backbone(TINY, config, compute=two_cpus, trained=None)
+    rows = measure_backbone(TINY, config, compute=two_cpus, tuned=None)
     assert [row["protocol"] for row in rows] == ["keras_predict", "compiled"]
     assert [row["samples"] for row in rows] == [12, 12]
     assert files.read_json(tmp_path / "tiny" / "latency.json") == {"runs": rows}

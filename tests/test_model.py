@@ -95,7 +95,9 @@ def test_the_head_is_table_3(spec):
     assert ", ".join(built.head_text) == expected
     layers = built.whole.layers[len(built.backbone.layers) :]
     kinds = [type(layer).__name__ for layer in layers]
-    assert kinds == [part.split("(")[0] for part in expected.split(", ") if part[0] < "a"]
+    assert kinds == [
+        part.split("(")[0] for part in expected.split(", ") if part[0] < "a"
+    ]
     assert layers[-1].units == 2
     assert layers[-1].activation is keras.activations.softmax
 
@@ -185,9 +187,7 @@ def test_a_cut_through_a_skip_lets_both_tensors_cross():
 
 
 def test_the_softmax_is_float32_under_mixed_precision():
-    built = build_classifier(
-        TINY, image_size=32, classes=2, precision="mixed_float16"
-    )
+    built = build_classifier(TINY, image_size=32, classes=2, precision="mixed_float16")
     assert built.whole.layers[-1].compute_dtype == "float32"
     assert built.whole.get_layer("conv1").compute_dtype == "float16"
     assert keras.config.dtype_policy().name == "float32"  # put back
@@ -258,7 +258,6 @@ def test_efficientnets_imagenet_file_gives_keras_own_outputs(tmp_path, monkeypat
     ours = build_backbone(EFFICIENTNETB0, image_size=32)
     source.load(ours)
     x = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype(np.float32)
-
 
     def stem(model):
         # Random weights shrink what comes later to nothing.

@@ -16,6 +16,7 @@ from tlperf.model.steps import (
     build_train_step,
     cross_entropy,
 )
+from tlperf.pipeline.input import split_batch
 from tlperf.reference.backbones import BACKBONES, TF_MODE
 from tlperf.training.optimizer import build_optimizer
 
@@ -136,7 +137,8 @@ def test_a_step_equals_keras_own_train_on_batch(two_cpus):
 
 def test_padding_counts_nowhere(two_cpus):
     built, _ = trainer(two_cpus)
-    step = build_evaluate_step(built.whole, compute=two_cpus, normalisation=TF_MODE)
+    predict = build_predict_step(built.whole, compute=two_cpus, normalisation=TF_MODE)
+    step = build_evaluate_step(predict, compute=two_cpus)
     padded = step(batch(weight=[1, 1, 0, 0]))
     whole = step(Batch(*(value[:2] for value in batch())))
     assert float(padded.count) == 2
@@ -145,10 +147,8 @@ def test_padding_counts_nowhere(two_cpus):
 
 
 def distributed(compute, data):
-    """One global batch as the pipeline would give it to the replicas."""
-    count = data.image.shape[0]
-    dataset = tf.data.Dataset.from_tensors(data).unbatch().batch(count)
-    return next(iter(compute.strategy.experimental_distribute_dataset(dataset)))
+    """One global batch as the pipeline gives it to the replicas."""
+    return data if compute.replicas == 1 else split_batch(data, compute)
 
 
 def test_two_replicas_equal_one_device_over_20_steps(two_cpus, mirrored):
@@ -168,16 +168,16 @@ def test_replicas_predict_what_one_device_predicts(two_cpus, mirrored):
     results = []
     for compute in (two_cpus, mirrored):
         built, _ = trainer(compute)
-        step = build_predict_step(
-            built.whole, compute=compute, normalisation=TF_MODE
-        )
+        step = build_predict_step(built.whole, compute=compute, normalisation=TF_MODE)
         probability, _ = step(distributed(compute, batch(8)))
         parts = compute.strategy.experimental_local_results(probability)
         results.append(np.concatenate([part.numpy() for part in parts]))
     np.testing.assert_allclose(results[0], results[1], rtol=1e-6)
 
 
-@pytest.mark.parametrize("precision", [Precision.MIXED_FLOAT16, Precision.MIXED_BFLOAT16])
+@pytest.mark.parametrize(
+    "precision", [Precision.MIXED_FLOAT16, Precision.MIXED_BFLOAT16]
+)
 def test_mixed_precision_learns_with_a_float32_loss(two_cpus, precision):
     import dataclasses
 

@@ -38,7 +38,7 @@ def trained(two_cpus, photos_dir, tmp_path_factory):
     with open_dataset(photos_dir) as dataset:
         result = train_backbone(
             TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM
-        )
+        ).result
     return config, result, files.pathlib.Path(config.workdir) / "tiny"
 
 
@@ -70,8 +70,8 @@ def test_the_best_epochs_weights_are_kept(trained, two_cpus):
     best = max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
     assert result["best_epoch"] == best["epoch"]
     assert files.sha256_file(folder / "weights.h5") == result["weights_sha256"]
-    model = load_trained(TINY, folder, result, compute=two_cpus)
-    assert model.count_params() == result["params"]
+    network = load_trained(TINY, folder, result, compute=two_cpus)
+    assert network.model.count_params() == result["params"]
 
 
 def test_other_weights_than_the_trained_ones_are_refused(trained, two_cpus, tmp_path):
@@ -100,9 +100,7 @@ def read_scalars(folder):
 def test_tensorboard_gets_keras_names(trained):
     _, result, folder = trained
     board = folder / "tensorboard"
-    train, validation = (
-        read_scalars(board / name) for name in ("train", "validation")
-    )
+    train, validation = (read_scalars(board / name) for name in ("train", "validation"))
     for row in result["epochs"]:
         step = row["epoch"] - 1
         for tag, key in (("epoch_loss", "loss"), ("epoch_accuracy", "accuracy")):
@@ -122,7 +120,7 @@ def test_the_same_seed_gives_the_same_curve(two_cpus, photos_dir, tmp_path):
                 dataset=dataset,
                 compute=two_cpus,
                 weights=RANDOM,
-            )
+            ).result
         losses.append([row["loss"] for row in result["epochs"]])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
 
@@ -140,7 +138,7 @@ def test_two_replicas_train_to_the_same_loss(mirrored, two_cpus, photos_dir, tmp
                 dataset=dataset,
                 compute=compute,
                 weights=RANDOM,
-            )
+            ).result
         rows = result["epochs"]  # 7 epochs of 3 steps
         losses[compute.replicas] = [(row["loss"], row["val_loss"]) for row in rows]
     np.testing.assert_allclose(losses[2], losses[1], rtol=1e-5)
@@ -170,7 +168,12 @@ def test_the_optimiser_is_table_4s_with_nothing_left_to_defaults(spec):
     # Whatever else the optimiser has is off.
     assert not any(
         stated[name]
-        for name in ("weight_decay", "clipnorm", "use_ema", "gradient_accumulation_steps")
+        for name in (
+            "weight_decay",
+            "clipnorm",
+            "use_ema",
+            "gradient_accumulation_steps",
+        )
     )
 
 

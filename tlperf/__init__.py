@@ -33,6 +33,7 @@ _EXPORTS = {
     "report": ("tlperf.reporting.report", "write_report"),
     "setup_compute": ("tlperf.device.setup", "setup_compute"),
     "find_backbone": ("tlperf.reference.backbones", "find_backbone"),
+    "load_trained": ("tlperf.model.trained", "load_trained"),
     "find_weights": ("tlperf.model.weights", "find_weights"),
 }
 __all__ = ["__version__", *_EXPORTS]

@@ -1,7 +1,7 @@
 """Keeps a library's start-up chatter off stderr, and gives it back if it fails.
 
-    with quiet_stderr():
-        import tensorflow
+with quiet_stderr():
+    import tensorflow
 """
 
 import contextlib

@@ -1,7 +1,7 @@
 """One pass over the test split: predictions with ids, then metrics from them.
 
     result = evaluate_backbone(spec, config, dataset=dataset, compute=compute,
-                               trained=train_row["result"])
+                               network=network, trained=train_row["result"])
 
 Writes WORKDIR/BACKBONE/{predictions.csv, evaluation.json}.
 """
@@ -18,13 +18,11 @@ import numpy as np
 from tlperf.core import files
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
 from tlperf.core.progress import progress_bar
-from tlperf.core.settings import InputConfig, Preprocess, RunConfig
+from tlperf.core.settings import InputConfig, RunConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.evaluation.metrics import compute_metrics
-from tlperf.model.preprocess import normalisation_for
-from tlperf.model.steps import build_predict_step
-from tlperf.model.trained import load_trained
+from tlperf.model.steps import Network
 from tlperf.pipeline.input import Batches, evaluation_batches
 from tlperf.reference.backbones import BackboneSpec
 
@@ -79,6 +77,7 @@ def evaluate_backbone(
     *,
     dataset: StoredDataset,
     compute: Compute,
+    network: Network,
     trained: dict[str, Any],
 ) -> dict[str, Any]:
     """Evaluates the best weights of a trained backbone on the test split.
@@ -88,28 +87,22 @@ def evaluate_backbone(
         config: of the run; its workdir holds the weights.
         dataset: the data directory.
         compute: strategy and XLA policy.
+        network: with the best weights (see `tlperf.model.trained`).
         trained: result of the `train` row: image size, preprocessing, weights hash.
 
     Raises:
-        TlperfError: 76 where the weights are not those that were trained, 78 where the
-            data have other classes.
+        TlperfError: 78 where the data have other classes.
     """
     start = time.perf_counter()
     folder = pathlib.Path(config.workdir) / spec.name
     _check_classes(trained, dataset)
-    model = load_trained(spec, folder, trained, compute=compute)
-    step = build_predict_step(
-        model,
-        compute=compute,
-        normalisation=normalisation_for(spec, Preprocess(trained["preprocess"])),
-    )
     batches = evaluation_batches(
         dataset,
         InputConfig(batch_size=config.input.batch_size),
         split=TEST_SPLIT,
         image_size=trained["image_size"],
     )
-    predictions = predict_split(step, batches, compute=compute)
+    predictions = predict_split(network.predict, batches, compute=compute)
     _check_every_image_once(predictions, dataset)
     result = {
         "backbone": spec.name,

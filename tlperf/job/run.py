@@ -15,8 +15,7 @@ from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.shard import plan_dataset, write_dataset
 from tlperf.dataset.store import open_dataset
-from tlperf.job.stages import BACKBONE_STAGES
-from tlperf.job.sweep import run_sweep
+from tlperf.job.sweep import BACKBONE_STAGES, run_sweep
 from tlperf.model.weights import find_weights
 from tlperf.pipeline.order import plan_evaluation, plan_training
 from tlperf.reference.backbones import BackboneSpec, parse_backbones

@@ -7,6 +7,7 @@ A process sets up its devices once, so a runner serves one configuration.
 """
 
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,14 +19,13 @@ from tlperf.dataset.store import StoredDataset, open_dataset
 from tlperf.device.setup import Compute, setup_compute
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
 
-BACKBONE_STAGES = ("train", "evaluate", "latency")
-
 
 class StageRunner:
     """Runs stages of one configuration; opens the data and the devices when needed."""
 
     def __init__(self, config: RunConfig):
         self.config = config
+        self._networks: dict[str, Any] = {}
         self._stages: dict[str, Callable[[BackboneSpec], dict[str, Any]]] = {
             "train": self._train,
             "evaluate": self._evaluate,
@@ -43,7 +43,7 @@ class StageRunner:
         return setup_compute(self.config.device)
 
     def run(self, stage: str, spec: BackboneSpec) -> dict[str, Any]:
-        """Runs a stage of `BACKBONE_STAGES`, appends its row, returns its result."""
+        """Runs train, evaluate or latency, appends its row, returns its result."""
         result = self._stages[stage](spec)
         result["peak_memory_bytes"] = peak_memory_bytes()
         append_result(
@@ -70,15 +70,20 @@ class StageRunner:
         )
 
     def _train(self, spec: BackboneSpec) -> dict[str, Any]:
+        from tlperf.model.trained import load_best
         from tlperf.model.weights import find_weights
         from tlperf.training.loop import train_backbone
 
         # Both are checked before the devices are touched: seconds sooner.
         weights = find_weights(spec, self.config.model.weights)
         dataset = self.dataset
-        return train_backbone(
+        training = train_backbone(
             spec, self.config, dataset=dataset, compute=self.compute, weights=weights
         )
+        # Evaluation goes on with the network that is built and traced, from the file.
+        load_best(training.network, spec, self._folder(spec), training.result)
+        self._networks = {training.result["weights_sha256"]: training.network}
+        return training.result
 
     def _evaluate(self, spec: BackboneSpec) -> dict[str, Any]:
         from tlperf.evaluation.evaluate import evaluate_backbone
@@ -98,18 +103,35 @@ class StageRunner:
             self.config,
             dataset=self.dataset,
             compute=self.compute,
+            network=self._network(spec, trained),
             trained=trained,
         )
 
     def _latency(self, spec: BackboneSpec) -> dict[str, Any]:
-        from tlperf.latency.measure import measure_backbone
+        from tlperf.latency.measure import Subject, measure_backbone
 
-        trained = self._trained(spec)
-        runs = measure_backbone(
-            spec, self.config, compute=self.compute, trained=trained
-        )
+        trained, tuned = self._trained(spec), None
+        if trained is not None:
+            model = self._network(spec, trained).model
+            tuned = Subject("finetuned", model, trained["image_size"])
+        runs = measure_backbone(spec, self.config, compute=self.compute, tuned=tuned)
         return {"runs": runs}
 
     def _trained(self, spec: BackboneSpec) -> dict[str, Any] | None:
         row = latest(read_results(self.config.workdir), "train").get(spec.name)
         return row["result"] if row else None
+
+    def _folder(self, spec: BackboneSpec) -> pathlib.Path:
+        return pathlib.Path(self.config.workdir) / spec.name
+
+    def _network(self, spec: BackboneSpec, trained: dict[str, Any]) -> Any:
+        """Built and traced once a process: the deep networks take seconds."""
+        from tlperf.model.trained import load_trained
+
+        key = trained["weights_sha256"]
+        if key not in self._networks:
+            network = load_trained(
+                spec, self._folder(spec), trained, compute=self.compute
+            )
+            self._networks[key] = network
+        return self._networks[key]

@@ -17,6 +17,9 @@ from tlperf.core.progress import log
 from tlperf.core.settings import RunConfig
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
 
+# The stages of a whole run, in order (see `tlperf.job.stages`).
+BACKBONE_STAGES = ("train", "evaluate", "latency")
+
 
 @dataclasses.dataclass(frozen=True)
 class SweepOutcome:

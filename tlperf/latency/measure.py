@@ -1,6 +1,6 @@
 """Latency rows of one backbone: the 1000-class network and the fine-tuned one.
 
-    runs = measure_backbone(spec, config, compute=compute, trained=None)
+    runs = measure_backbone(spec, config, compute=compute, tuned=None)
 
 Table 1 describes the 1000-class network with its top at its native size; the fine-tuned
 network is another one and gets rows of its own. Writes WORKDIR/BACKBONE/latency.json.
@@ -24,7 +24,6 @@ from tlperf.latency.protocols import PROTOCOLS, SENTENCES
 from tlperf.latency.timer import Timing, measure
 from tlperf.model.build import build_imagenet_model, dtype_policy
 from tlperf.model.facts import count_macs, depth, size_mib
-from tlperf.model.trained import load_trained
 from tlperf.reference import paper
 from tlperf.reference.backbones import BackboneSpec
 
@@ -54,25 +53,31 @@ def measure_backbone(
     config: RunConfig,
     *,
     compute: Compute,
-    trained: dict[str, Any] | None,
+    tuned: Subject | None,
 ) -> list[dict[str, Any]]:
-    """Rows of every protocol for the 1000-class network and, if trained, the tuned one.
+    """Rows of every protocol for the 1000-class network, and of the tuned one if any.
+
+    `keras_predict` is there to set beside the published text, which describes the
+    1000-class network: the tuned one is timed under the other protocols only, unless
+    `keras_predict` alone was asked for.
 
     Args:
         spec: row of the backbone table.
         config: its `latency` part says what to time.
         compute: its first device is timed.
-        trained: result of the `train` row, or None.
+        tuned: the fine-tuned network, or None.
     """
     folder = pathlib.Path(config.workdir) / spec.name
     rows = []
     with dtype_policy(compute.precision):
         imagenet = Subject("imagenet", build_imagenet_model(spec), spec.native_size)
     rows += _measure_subject(spec, imagenet, config.latency, compute)
-    if trained is not None:
-        model = load_trained(spec, folder, trained, compute=compute)
-        tuned = Subject("finetuned", model, trained["image_size"])
-        rows += _measure_subject(spec, tuned, config.latency, compute)
+    if tuned is not None:
+        own = tuple(set(config.latency.protocols) - {Protocol.KERAS_PREDICT})
+        latency = config.latency
+        if own:
+            latency = dataclasses.replace(latency, protocols=own)
+        rows += _measure_subject(spec, tuned, latency, compute)
     files.write_json(folder / "latency.json", {"runs": rows})
     return rows
 

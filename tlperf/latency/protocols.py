@@ -63,19 +63,17 @@ def prepare_keras_predict(
 ) -> Prepared:
     """`model.predict`; images: float32 [B, S, S, 3], preprocessed."""
     model.jit_compile = compute.jit_compile
-    batch = tf.data.Dataset.from_tensors(images)
+    options = tf.data.Options()
+    # Nothing to tune; and its thread can hold up the end of a predict call for seconds.
+    options.autotune.enabled = False
+    batch = tf.data.Dataset.from_tensors(images).with_options(options)
 
     def steps(count: int, limit_secs: float) -> list[float]:
         callback = _BatchClock(clock, limit_secs)
         model.predict(batch.repeat(count), callbacks=[callback], verbose=0)
         return callback.samples
 
-    def traces() -> int:
-        # Keras wraps its traced function; the model itself cannot retrace here, since
-        # one dataset element of one shape is all it ever sees.
-        return 1
-
-    return steps, traces
+    return steps, lambda: model.predict_function.experimental_get_tracing_count()
 
 
 def prepare_compiled(

@@ -4,11 +4,13 @@
     sums = train_step(batch)              # StepSums of this batch, over all replicas
     predict = build_predict_step(classifier.whole, compute=compute, ...)
     probabilities, losses = predict(batch)
+    sums = build_evaluate_step(predict, compute=compute)(batch)
 
 A step is one `tf.function`; inside it `strategy.run` runs the replica's part. Values
 stay on the device: reading a StepSums is what makes the host wait.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,14 +42,27 @@ def cross_entropy(label: tf.Tensor, probability: tf.Tensor) -> tf.Tensor:
     return keras.ops.sparse_categorical_crossentropy(label, probability)
 
 
-def _sums(label: tf.Tensor, weight: tf.Tensor, probability: tf.Tensor) -> StepSums:
-    loss = cross_entropy(label, probability)
-    hit = tf.equal(tf.argmax(probability, axis=-1, output_type=tf.int32), label)
+def _sums(batch: Batch, probability: tf.Tensor, loss: tf.Tensor) -> StepSums:
+    predicted = tf.argmax(probability, axis=-1, output_type=tf.int32)
+    hit = tf.cast(tf.equal(predicted, batch.label), tf.float32)
     return StepSums(
-        loss=tf.reduce_sum(loss * weight),
-        correct=tf.reduce_sum(tf.cast(hit, tf.float32) * weight),
-        count=tf.reduce_sum(weight),
+        loss=tf.reduce_sum(loss * batch.weight),
+        correct=tf.reduce_sum(hit * batch.weight),
+        count=tf.reduce_sum(batch.weight),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A whole network with its compiled inference step.
+
+    Attributes:
+        model: images [B, S, S, 3] to probabilities float32 [B, C].
+        predict: a Batch to `(probabilities [B, C], losses [B])`.
+    """
+
+    model: keras.Model
+    predict: Callable[[Batch], tuple[Any, Any]]
 
 
 def build_train_step(
@@ -81,7 +96,8 @@ def build_train_step(
             x = classifier.frozen(x, training=False)
         with tf.GradientTape() as tape:
             probability = classifier.active(x, training=True)
-            sums = _sums(batch.label, batch.weight, probability)
+            losses = cross_entropy(batch.label, probability)
+            sums = _sums(batch, probability, losses)
             loss = optimizer.scale_loss(sums.loss / batch_size)
         gradients = tape.gradient(loss, [variable.value for variable in variables])
         optimizer.apply(_agree_on_overflow(gradients, optimizer, compute), variables)
@@ -142,19 +158,20 @@ def build_predict_step(
 
 
 def build_evaluate_step(
-    model: keras.Model, *, compute: Compute, normalisation: Normalisation
+    predict: Callable[[Batch], tuple[Any, Any]], *, compute: Compute
 ) -> Callable[[Batch], StepSums]:
-    """The inference step that returns sums only, for validation."""
-    predict = build_predict_step(model, compute=compute, normalisation=normalisation)
+    """The sums of a predict step, for validation; `predict` is traced once for both."""
 
-    def replica_sums(batch: Batch, probability: tf.Tensor) -> StepSums:
-        return _sums(batch.label, batch.weight, probability)
+    def replica_sums(batch: Batch, probability: tf.Tensor, loss: tf.Tensor) -> StepSums:
+        return _sums(batch, probability, loss)
 
     @tf.function
-    def evaluate_step(batch: Batch) -> StepSums:
-        probability, _ = predict(batch)
-        sums = compute.strategy.run(replica_sums, args=(batch, probability))
+    def add_up(batch: Batch, probability: Any, loss: Any) -> StepSums:
+        sums = compute.strategy.run(replica_sums, args=(batch, probability, loss))
         return _reduce_sum(compute.strategy, sums)
+
+    def evaluate_step(batch: Batch) -> StepSums:
+        return add_up(batch, *predict(batch))
 
     return evaluate_step
 

@@ -1,6 +1,7 @@
 """A trained model, rebuilt from the table's row and the weights in its folder.
 
-    model = load_trained(spec, folder, trained, compute=compute)
+    network = load_trained(spec, folder, trained, compute=compute)
+    network.predict(batch)
 
 Nothing is deserialised but arrays: the network comes from the code, the weights from a
 file whose hash is the one the training noted.
@@ -9,12 +10,13 @@ file whose hash is the one the training noted.
 import pathlib
 from typing import Any
 
-import keras
-
 from tlperf.core import files
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.settings import Preprocess
 from tlperf.device.setup import Compute
 from tlperf.model.build import build_classifier
+from tlperf.model.preprocess import normalisation_for
+from tlperf.model.steps import Network, build_predict_step
 from tlperf.model.weights import WEIGHTS_NAME, load_keras_weights
 from tlperf.reference.backbones import BackboneSpec
 
@@ -25,19 +27,49 @@ def load_trained(
     trained: dict[str, Any],
     *,
     compute: Compute,
-) -> keras.Model:
-    """The whole model with its best weights: images [B, S, S, 3] to float32 [B, C].
+) -> Network:
+    """The whole network with its best weights.
 
     Args:
         spec: row of the backbone table.
         folder: WORKDIR/BACKBONE.
         trained: result of its `train` row.
-        compute: strategy and precision.
+        compute: strategy, precision and XLA policy.
 
     Raises:
         TlperfError: 66 where the weights are missing, 76 where their hash differs, 78
             where they do not fit.
     """
+    check_weights(spec, folder, trained)  # before seconds of building
+    with compute.strategy.scope():
+        model = build_classifier(
+            spec,
+            image_size=trained["image_size"],
+            classes=len(trained["classes"]),
+            precision=compute.precision,
+        ).whole
+    predict = build_predict_step(
+        model,
+        compute=compute,
+        normalisation=normalisation_for(spec, Preprocess(trained["preprocess"])),
+    )
+    network = Network(model, predict)
+    load_best(network, spec, folder, trained)
+    return network
+
+
+def load_best(
+    network: Network, spec: BackboneSpec, folder: pathlib.Path, trained: dict[str, Any]
+) -> None:
+    """Loads the best weights into a network of the same build; raises as above."""
+    check_weights(spec, folder, trained)
+    load_keras_weights(network.model, folder / WEIGHTS_NAME)
+
+
+def check_weights(
+    spec: BackboneSpec, folder: pathlib.Path, trained: dict[str, Any]
+) -> None:
+    """Raises TlperfError 66 where weights are missing, 76 where others are there."""
     path = folder / WEIGHTS_NAME
     if not path.is_file():
         raise TlperfError(
@@ -57,12 +89,3 @@ def load_trained(
             f"{trained['weights_sha256'][:12]}...",
             remedy=f"run tlperf train --backbones={spec.name} again",
         )
-    with compute.strategy.scope():
-        model = build_classifier(
-            spec,
-            image_size=trained["image_size"],
-            classes=len(trained["classes"]),
-            precision=compute.precision,
-        ).whole
-        load_keras_weights(model, path)
-    return model

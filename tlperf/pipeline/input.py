@@ -10,13 +10,14 @@ training takes full batches in the epoch's order, evaluation every image once, p
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from tlperf.core.batch import Batch
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.machine import usable_cores
 from tlperf.core.settings import Encoding, Exif, InputConfig
 from tlperf.dataset.manifest import Manifest
 from tlperf.dataset.store import StoredDataset, StoredSplit
@@ -28,6 +29,8 @@ from tlperf.pipeline.order import BatchPlan, plan_evaluation, plan_training
 _READ_GROUP = 16
 # Groups read at once; reading is tens of times faster than decoding.
 _READ_PARALLEL = 2
+# Batches ready ahead of the step: one being copied, one waiting.
+_PREFETCH_BATCHES = 2
 
 
 class RecordReader:
@@ -69,12 +72,18 @@ class Batches:
         return self._named_errors(iter(self.dataset))
 
     def distribute(self, compute: Compute) -> Iterator[Batch]:
-        """Each global batch split evenly over the replicas, prefetched to them."""
+        """Each global batch on its device, or split evenly over the replicas.
+
+        TensorFlow's own distributed datasets are not used: see `input_options`.
+        """
         check_batch_size(self.plan.batch_size, compute.replicas)
-        strategy = compute.strategy
-        return self._named_errors(
-            iter(strategy.experimental_distribute_dataset(self.dataset))
-        )
+        if compute.replicas > 1:
+            return one_ahead(split_batch(batch, compute) for batch in self)
+        dataset = self.dataset
+        if compute.kind == "GPU":  # written for GPUs, not measured on one
+            to_device = tf.data.experimental.prefetch_to_device
+            dataset = dataset.apply(to_device(compute.devices[0], _PREFETCH_BATCHES))
+        return self._named_errors(iter(dataset))
 
     def _named_errors(self, iterator: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -95,6 +104,31 @@ class Batches:
             found=f"an image cannot be decoded ({error.message.splitlines()[0]})",
             remedy="run tlperf verify on the data directory and shard again",
         )
+
+
+def split_batch(batch: Batch, compute: Compute) -> Batch:
+    """A global batch as per-replica values, each part on its replica's device."""
+    parts = [tf.split(value, compute.replicas) for value in batch]
+
+    def part(context: tf.distribute.experimental.ValueContext) -> Batch:
+        replica = context.replica_id_in_sync_group
+        with tf.device(compute.devices[replica]):
+            return Batch(*(tf.identity(pieces[replica]) for pieces in parts))
+
+    return compute.strategy.experimental_distribute_values_from_function(part)
+
+
+def one_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Makes each batch before the one before it is used: its copy overlaps the step."""
+    iterator = iter(batches)
+    try:
+        ready = next(iterator)
+    except StopIteration:
+        return
+    for batch in iterator:
+        yield ready
+        ready = batch
+    yield ready
 
 
 def check_batch_size(batch_size: int, replicas: int) -> None:
@@ -152,7 +186,7 @@ def _batches(
     # The plan holds whole batches only: drop_remainder makes the shape static.
     dataset = dataset.batch(plan.batch_size, drop_remainder=True)
     dataset = dataset.map(Batch)
-    dataset = dataset.prefetch(tf.data.AUTOTUNE)
+    dataset = dataset.prefetch(_PREFETCH_BATCHES)
     return Batches(dataset.with_options(input_options()), plan, reader)
 
 
@@ -179,12 +213,16 @@ def decode_records(
         image = decode_image(encoded, orientation, manifest)
         return resize_image(image, image_size), *rest
 
-    return dataset.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.map(decode, num_parallel_calls=usable_cores())
 
 
 def input_options() -> tf.data.Options:
     """tf.data options of every recipe, in one place."""
     options = tf.data.Options()
+    # Parallelism is written out in the recipe. TensorFlow 2.21's autotuner keeps a thread
+    # that an iterator's destructor waits for: the end of a pass took up to 30 s here, in
+    # distributed datasets too, whose per-device part does not take these options.
+    options.autotune.enabled = False
     # The order is the plan's, whatever thread ends first.
     options.deterministic = True
     # One process reads the plan: nothing is to be sharded behind its back.

@@ -111,7 +111,7 @@ def _decode_only(dataset: StoredDataset, image_size: int) -> Iterable[Any]:
     )
     decoded = decode_records(records.repeat(), dataset.manifest, image_size)
     # Iterating image by image would time Python: groups of 16 pass that by.
-    grouped = decoded.batch(16).prefetch(tf.data.AUTOTUNE).with_options(input_options())
+    grouped = decoded.batch(16).prefetch(2).with_options(input_options())
     return (image for group in grouped for image in range(len(group[0])))
 
 
@@ -120,7 +120,7 @@ def _batch_only(batch_size: int, image_size: int) -> Iterable[Any]:
     images = tf.data.Dataset.from_tensors(image).repeat()
     return (
         images.batch(batch_size, drop_remainder=True)
-        .prefetch(tf.data.AUTOTUNE)
+        .prefetch(2)
         .with_options(input_options())
     )
 

@@ -1,13 +1,15 @@
 """The training loop of one backbone.
 
-    result = train_backbone(spec, config, dataset=dataset, compute=compute,
-                            weights=find_weights(spec, config.model.weights))
+    training = train_backbone(spec, config, dataset=dataset, compute=compute,
+                              weights=find_weights(spec, config.model.weights))
+    training.result["epochs"]
 
 Writes WORKDIR/BACKBONE/{history.jsonl, weights.h5, architecture.json, tensorboard/};
 weights.h5 holds the best epoch: highest validation accuracy, then lowest loss.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -27,7 +29,13 @@ from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier, build_classifier, check_classes
 from tlperf.model.facts import describe_architecture
 from tlperf.model.preprocess import normalisation_for
-from tlperf.model.steps import StepSums, build_evaluate_step, build_train_step
+from tlperf.model.steps import (
+    Network,
+    StepSums,
+    build_evaluate_step,
+    build_predict_step,
+    build_train_step,
+)
 from tlperf.model.weights import WEIGHTS_NAME, WeightsSource, save_keras_weights
 from tlperf.pipeline.input import (
     Batches,
@@ -35,7 +43,7 @@ from tlperf.pipeline.input import (
     evaluation_batches,
     training_batches,
 )
-from tlperf.reference.backbones import BackboneSpec
+from tlperf.reference.backbones import BackboneSpec, Normalisation
 from tlperf.training.optimizer import build_optimizer, optimizer_settings
 from tlperf.training.telemetry import Telemetry
 
@@ -140,7 +148,7 @@ def run_pass(
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """What the epochs of one training share."""
+    """What the epochs of one training share; steps are traced at their first batch."""
 
     spec: BackboneSpec
     config: RunConfig
@@ -150,27 +158,51 @@ class Trainer:
     optimizer: keras.optimizers.Optimizer
     image_size: int
 
-    def train_epoch(
-        self, step: Callable[[Batch], StepSums], epoch: int
-    ) -> tuple[PassResult, int]:
+    @property
+    def _normalisation(self) -> Normalisation:
+        return normalisation_for(self.spec, self.config.input.preprocess)
+
+    @functools.cached_property
+    def train_step(self) -> Callable[[Batch], StepSums]:
+        """The compiled train step."""
+        return build_train_step(
+            self.classifier,
+            self.optimizer,
+            compute=self.compute,
+            normalisation=self._normalisation,
+            batch_size=self.config.input.batch_size,
+        )
+
+    @functools.cached_property
+    def predict(self) -> Callable[[Batch], tuple[Any, Any]]:
+        """The compiled inference step."""
+        return build_predict_step(
+            self.classifier.whole,
+            compute=self.compute,
+            normalisation=self._normalisation,
+        )
+
+    @functools.cached_property
+    def evaluate_step(self) -> Callable[[Batch], StepSums]:
+        """The sums of the inference step."""
+        return build_evaluate_step(self.predict, compute=self.compute)
+
+    def train_epoch(self, epoch: int) -> tuple[PassResult, int]:
         """One epoch (0-based): its result and how many images were left out."""
         batches = training_batches(
             self.dataset, self.config.input, image_size=self.image_size, epoch=epoch
         )
         title = f"{self.spec.name} epoch {epoch + 1}/{self.config.training.epochs}"
-        result = run_pass(step, batches, compute=self.compute, title=title)
+        result = run_pass(self.train_step, batches, compute=self.compute, title=title)
         return result, batches.plan.dropped
 
-    def validate(self, step: Callable[[Batch], StepSums]) -> PassResult:
-        """One pass over the validation split."""
+    def validate(self, split: str = "validation") -> PassResult:
+        """One pass over a split without training."""
         batches = evaluation_batches(
-            self.dataset,
-            self.config.input,
-            split="validation",
-            image_size=self.image_size,
+            self.dataset, self.config.input, split=split, image_size=self.image_size
         )
-        title = f"{self.spec.name} validation"
-        return run_pass(step, batches, compute=self.compute, title=title)
+        title = f"{self.spec.name} {split}"
+        return run_pass(self.evaluate_step, batches, compute=self.compute, title=title)
 
 
 def backbone_folder(config: RunConfig, spec: BackboneSpec) -> pathlib.Path:
@@ -212,6 +244,19 @@ def build_trainer(
     return Trainer(spec, config, dataset, compute, classifier, optimizer, image_size)
 
 
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """A finished training.
+
+    Attributes:
+        result: the JSON of `train` for this backbone.
+        network: the network as the last epoch left it; the best is in weights.h5.
+    """
+
+    result: dict[str, Any]
+    network: Network
+
+
 def train_backbone(
     spec: BackboneSpec,
     config: RunConfig,
@@ -219,8 +264,8 @@ def train_backbone(
     dataset: StoredDataset,
     compute: Compute,
     weights: WeightsSource,
-) -> dict[str, Any]:
-    """Trains one backbone and returns the JSON of `train` for it.
+) -> Training:
+    """Trains one backbone and writes its folder.
 
     Raises:
         TlperfError: 65 where the loss is no longer finite, and what `build_trainer`
@@ -230,20 +275,8 @@ def train_backbone(
     trainer = build_trainer(
         spec, config, dataset=dataset, compute=compute, weights=weights
     )
-    normalisation = normalisation_for(spec, config.input.preprocess)
-    train_step = build_train_step(
-        trainer.classifier,
-        trainer.optimizer,
-        compute=compute,
-        normalisation=normalisation,
-        batch_size=config.input.batch_size,
-    )
-    evaluate_step = build_evaluate_step(
-        trainer.classifier.whole, compute=compute, normalisation=normalisation
-    )
     build_secs = time.perf_counter() - start
     folder = backbone_folder(config, spec)
-    folder.mkdir(parents=True, exist_ok=True)
     files.write_json(
         folder / "architecture.json",
         describe_architecture(
@@ -253,16 +286,17 @@ def train_backbone(
     rows: list[dict[str, Any]] = []
     with Telemetry(folder) as telemetry:
         for epoch in range(config.training.epochs):
-            trained, dropped = trainer.train_epoch(train_step, epoch)
+            trained, dropped = trainer.train_epoch(epoch)
             _check_finite(spec, trained, epoch)
-            row = _epoch_row(trainer, epoch, trained, trainer.validate(evaluate_step))
+            row = _epoch_row(trainer, epoch, trained, trainer.validate())
             row["dropped"] = dropped
             if row == max([*rows, row], key=_quality):
                 save_keras_weights(trainer.classifier.whole, folder / WEIGHTS_NAME)
             rows.append(row)
             telemetry.write_epoch(row)
             log(_epoch_text(spec, row, config.training.epochs))
-    return _train_result(trainer, rows, weights, folder, build_secs)
+    result = _train_result(trainer, rows, weights, folder, build_secs)
+    return Training(result, Network(trainer.classifier.whole, trainer.predict))
 
 
 def _check_finite(spec: BackboneSpec, result: PassResult, epoch: int) -> None:
