@@ -21,6 +21,7 @@ from tlperf.core.statistics import median
 from tlperf.core.units import ratio
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
+from tlperf.model.build import build_classifier
 from tlperf.model.preprocess import normalisation_for, normalise
 from tlperf.model.weights import find_weights
 from tlperf.pipeline.input import evaluation_batches
@@ -65,11 +66,15 @@ def read_arrays(dataset, spec, config, split):
 class KerasSide:
     """The network trained by `fit`."""
 
-    def __init__(self, spec, config, dataset, compute, weights):
-        twin = build_trainer(
-            spec, config, dataset=dataset, compute=compute, weights=weights
-        )
-        self.model = twin.classifier.whole
+    def __init__(self, spec, config, dataset, weights):
+        # No strategy: Keras' fit as a user calls it on one device.
+        keras.utils.set_random_seed(config.training.seed)
+        self.model = build_classifier(
+            spec,
+            image_size=config.input.image_size,
+            classes=len(dataset.manifest.classes),
+            load_weights=weights.load,
+        ).whole
         self.model.compile(
             build_optimizer(spec, config.training, precision="float32"),
             keras.losses.SparseCategoricalCrossentropy(),
@@ -126,7 +131,7 @@ def timed(action):
 def test_epoch_beside_keras_fit(benchmark, spec, compute, dataset, config, request):
     weights = find_weights(spec, request.config.getoption("--weights"))
     ours = TlperfSide(spec, config, dataset, compute, weights)
-    theirs = KerasSide(spec, config, dataset, compute, weights)
+    theirs = KerasSide(spec, config, dataset, weights)
     epochs = request.config.getoption("--epochs")
     fit_secs, our_secs = [], []
 

@@ -23,9 +23,14 @@ def test_atomic_write_replaces_the_whole_file(tmp_path):
 def test_a_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
     target = tmp_path / "a.txt"
     files.write_text(target, "old")
-    with pytest.raises(RuntimeError), files.atomic_path(target) as partial:
-        partial.write_text("half")
-        raise RuntimeError
+
+    def fail_half_way():
+        with files.atomic_path(target) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_half_way()
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -97,7 +97,8 @@ def test_two_replicas_give_the_same_predictions(evaluated, mirrored, photos_dir)
 
 
 def test_data_with_other_classes_are_refused(evaluated, two_cpus, photos_dir):
-    config, trained, *_ = evaluated
+    config, trained, _, folder = evaluated
+    network = load_trained(TINY, folder, trained, compute=two_cpus)
     other = {**trained, "classes": ["cats", "dogs"]}
     with open_dataset(photos_dir) as dataset:
         with pytest.raises(TlperfError, match="classes are") as caught:
@@ -106,8 +107,8 @@ def test_data_with_other_classes_are_refused(evaluated, two_cpus, photos_dir):
                 config,
                 dataset=dataset,
                 compute=two_cpus,
+                network=network,
                 trained=other,
-                network=None,  # refused before it is used
             )
     assert caught.value.code == 78
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 
+from tests.study import value
 from tests.tiny import TINY
 from tlperf.core.errors import SettingsError, TlperfError
 from tlperf.model.build import (
@@ -49,8 +50,8 @@ def _range(text):
 def test_trainable_layers_are_table_2(spec):
     built = classifier(spec)
     reference = build_backbone(spec, image_size=75)
-    frozen = _range(paper.published(spec.name, "Table 2", "frozen layers").value)
-    active = _range(paper.published(spec.name, "Table 2", "active layers").value)
+    frozen = _range(value(spec.name, "Table 2", "frozen layers"))
+    active = _range(value(spec.name, "Table 2", "active layers"))
     layers = built.backbone.layers
     # The study counts one layer too many in InceptionV3: its last is 310.
     last = min(active[1], len(layers) - 1)
@@ -91,7 +92,7 @@ def test_the_boundary_holds_with_efficientnets_extra_layer(tmp_path, monkeypatch
 @each_backbone
 def test_the_head_is_table_3(spec):
     built = classifier(spec)
-    expected = paper.published(spec.name, "Table 3", "appended layers").value
+    expected = value(spec.name, "Table 3", "appended layers")
     assert ", ".join(built.head_text) == expected
     layers = built.whole.layers[len(built.backbone.layers) :]
     kinds = [type(layer).__name__ for layer in layers]
@@ -128,7 +129,7 @@ def test_frozen_and_active_make_the_whole(spec):
 def test_table_1_parameters_size_depth_and_multiply_adds(spec):
     model = imagenet_model(spec)
     figures = {
-        column: paper.published(spec.name, "Table 1", column).value
+        column: value(spec.name, "Table 1", column)
         for column in paper.TABLE_1_COLUMNS[:3]
     }
     # Published to the nearest 0.1 M, except 23,851,784, printed as 23.9 M.
@@ -181,6 +182,7 @@ def test_a_cut_through_a_skip_lets_both_tensors_cross():
     whole = build_classifier(TINY, image_size=32, classes=2).whole
     names = [layer.name for layer in whole.layers]
     frozen, active = cut_model(whole, names[: names.index("relu")])
+    assert frozen is not None
     assert len(frozen.outputs) == 2  # norm, and conv2 that the skip reads
     x = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(active(frozen(x)), whole(x))
@@ -251,6 +253,7 @@ def test_efficientnets_imagenet_file_gives_keras_own_outputs(tmp_path, monkeypat
         weights="imagenet", include_top=False, input_shape=(32, 32, 3)
     )
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    assert EFFICIENTNETB0.imagenet is not None
     file = dataclasses.replace(EFFICIENTNETB0.imagenet, md5=md5)
     spec = dataclasses.replace(EFFICIENTNETB0, imagenet=file)
     source = weights.find_weights(spec, str(tmp_path))

@@ -160,7 +160,7 @@ def test_evaluation_delivers_every_image_once_to_two_replicas(mirrored, photos_d
         batches = evaluation_batches(
             dataset, InputConfig(batch_size=10), split="train", image_size=32
         )
-        seen = collections.Counter()
+        seen: collections.Counter[int] = collections.Counter()
         for batch in batches.distribute(mirrored):
             local = mirrored.strategy.experimental_local_results
             parts = zip(local(batch.index), local(batch.weight), strict=True)
@@ -261,8 +261,8 @@ def test_orientation_is_applied_only_on_request(two_cpus, tmp_path, exif):
         batches = evaluation_batches(
             dataset, InputConfig(batch_size=2), split="test", image_size=40
         )
-        image = np.asarray(next(iter(batches)).image[0])
-    upper_is_grey = abs(int(image[5, 20, 0]) - 128) < 4
+        delivered = np.asarray(next(iter(batches)).image[0])
+    upper_is_grey = abs(int(delivered[5, 20, 0]) - 128) < 4
     assert upper_is_grey == (exif is Exif.IGNORE)
 
 
@@ -280,6 +280,6 @@ def test_input_ceilings_are_measured_and_the_lowest_is_named(two_cpus, photos_di
         )
     stages = {name: rate for name, rate in result["stages"].items() if rate}
     assert set(stages) == {"read", "decode", "batch", "transfer"}
-    assert result["bottleneck"] == min(stages, key=stages.get)
+    assert result["bottleneck"] == min(stages, key=lambda name: stages[name])
     assert result["batches"] >= 1
     assert result["images_per_sec"] > 0

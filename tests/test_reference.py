@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from tests.study import value
 from tlperf.core.errors import SettingsError
 from tlperf.reference import paper
 from tlperf.reference.backbones import BACKBONES, find_backbone, parse_backbones
@@ -23,38 +24,31 @@ def test_every_figure_of_the_study_is_there():
 
 @pytest.mark.parametrize("spec", BACKBONES, ids=lambda spec: spec.name)
 def test_published_accuracies_are_whole_counts_of_800_images(spec):
-    value = paper.published(spec.name, "Table 11", "accuracy").value
-    assert value * 800 == pytest.approx(round(value * 800), abs=1e-4)
-    rounded = paper.published(
-        spec.name, paper.REPORT_TABLES[spec.name], "accuracy", "accuracy"
-    ).value
-    assert abs(value - rounded) <= 0.005 + 1e-6  # 0.885 in float32 is printed 0.89
+    exact = value(spec.name, "Table 11", "accuracy")
+    assert exact * 800 == pytest.approx(round(exact * 800), abs=1e-4)
+    table = paper.REPORT_TABLES[spec.name]
+    rounded = value(spec.name, table, "accuracy", "accuracy")
+    assert abs(exact - rounded) <= 0.005 + 1e-6  # 0.885 in float32 is printed 0.89
 
 
 @pytest.mark.parametrize("spec", BACKBONES, ids=lambda spec: spec.name)
 def test_supports_add_up(spec):
     table = paper.REPORT_TABLES[spec.name]
-    supports = [
-        paper.published(spec.name, table, "support", row).value
-        for row in paper.REPORT_ROWS
-    ]
+    supports = [value(spec.name, table, "support", row) for row in paper.REPORT_ROWS]
     assert supports == [395, 405, 800, 800, 800]
 
 
 @pytest.mark.parametrize("spec", BACKBONES, ids=lambda spec: spec.name)
 def test_table_4_is_what_the_backbone_is_trained_with(spec):
-    def value(column):
-        return paper.published(spec.name, "Table 4", column).value
-
-    assert value("optimiser").lower() == spec.optimizer
-    assert value("learning rate") == spec.learning_rate
+    assert value(spec.name, "Table 4", "optimiser").lower() == spec.optimizer
+    assert value(spec.name, "Table 4", "learning rate") == spec.learning_rate
     head = ", ".join([*map(str, spec.head), "Dense(2, softmax)"])
-    assert paper.published(spec.name, "Table 3", "appended layers").value == head
+    assert value(spec.name, "Table 3", "appended layers") == head
 
 
 def test_a_published_millisecond_rounds_from_its_source():
     for name, unrounded in paper.UNROUNDED_GPU_MS.items():
-        printed = paper.published(name, "Table 1", paper.TABLE_1_COLUMNS[3]).value
+        printed = value(name, "Table 1", paper.TABLE_1_COLUMNS[3])
         # 4.55 is printed as 4.6 and 6.86 as 6.9.
         assert printed == pytest.approx(unrounded, abs=0.0501)
 
@@ -65,7 +59,10 @@ def test_a_row_the_study_did_not_have_publishes_nothing():
 
 def _keras_source(module: str) -> str:
     # Found, not imported: importing Keras starts TensorFlow.
-    origin = importlib.util.find_spec("keras").origin
+    found = importlib.util.find_spec("keras")
+    assert found is not None
+    origin = found.origin
+    assert origin is not None
     folder = pathlib.Path(origin).parent / "src" / "applications"
     return (folder / f"{module}.py").read_text()
 
@@ -83,6 +80,7 @@ def _keras_source(module: str) -> str:
 )
 def test_imagenet_files_are_those_of_the_installed_keras(name, module, weights_name):
     file = find_backbone(name).imagenet
+    assert file is not None
     # Long names stand in two string literals.
     source = re.sub(r'"\s+"', "", _keras_source(module))
     if weights_name is None:
@@ -140,4 +138,4 @@ def test_rows_are_frozen_and_named_alike():
         assert re.fullmatch(r"[a-z0-9]+", spec.name)
         assert spec.min_size <= spec.native_size
         with pytest.raises(dataclasses.FrozenInstanceError):
-            spec.native_size = 1
+            spec.native_size = 1  # type: ignore[misc]

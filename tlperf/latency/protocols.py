@@ -25,8 +25,8 @@ SENTENCES = {
         "is a NumPy array"
     ),
     Protocol.COMPILED: (
-        "one call of the traced function on a preprocessed float32 batch that is already "
-        "on the device; the clock stops when the result is a NumPy array"
+        "one call of the traced function on a preprocessed float32 batch that the "
+        "device holds already; the clock stops when the result is a NumPy array"
     ),
 }
 

@@ -219,9 +219,9 @@ def decode_records(
 def input_options() -> tf.data.Options:
     """tf.data options of every recipe, in one place."""
     options = tf.data.Options()
-    # Parallelism is written out in the recipe. TensorFlow 2.21's autotuner keeps a thread
-    # that an iterator's destructor waits for: the end of a pass took up to 30 s here, in
-    # distributed datasets too, whose per-device part does not take these options.
+    # Parallelism is written out in the recipe. TensorFlow 2.21's autotuner keeps a
+    # thread that an iterator's destructor waits for: the end of a pass took up to 30 s,
+    # in distributed datasets too, whose per-device part does not take these options.
     options.autotune.enabled = False
     # The order is the plan's, whatever thread ends first.
     options.deterministic = True
