@@ -13,7 +13,7 @@ from tlperf.core.settings import LatencyConfig, Protocol
 from tlperf.core.statistics import summarise
 from tlperf.latency.measure import Subject, make_images, published_figure
 from tlperf.latency.protocols import PROTOCOLS
-from tlperf.model.build import build_imagenet_model
+from tlperf.model.build import build_imagenet_model, dtype_policy
 
 ROUNDS = 30  # the published text's batches in one repetition
 
@@ -22,7 +22,9 @@ ROUNDS = 30  # the published text's batches in one repetition
 def test_compiled_step(benchmark, spec, compute, request):
     batch_size = request.config.getoption("--batch-size")
     config = LatencyConfig(batch_size=batch_size, batches=ROUNDS, repetitions=1)
-    subject = Subject("imagenet", build_imagenet_model(spec), spec.native_size)
+    with dtype_policy(compute.precision):
+        model = build_imagenet_model(spec)
+    subject = Subject(spec, "imagenet", model, spec.native_size)
     images = make_images(batch_size, subject.image_size)
     steps, traces = PROTOCOLS[Protocol.COMPILED](subject.model, images, compute)
     (first_call_secs,) = steps(1, float("inf"))
@@ -43,7 +45,7 @@ def test_compiled_step(benchmark, spec, compute, request):
         p99_ms=summary.p99_ms,
         first_call_secs=first_call_secs,
         device=compute.facts(),
-        published=published_figure(spec, subject),
+        published=published_figure(subject),
     )
     assert traces() == 1
     assert summary.samples == ROUNDS

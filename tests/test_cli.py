@@ -15,7 +15,9 @@ from PIL import Image
 from tlperf import cli
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.resolve import resolve_config
+from tlperf.core.settings import Preset, RunConfig, TrainConfig
 from tlperf.job.outcome import run_guarded
+from tlperf.job.sweep import write_settings
 
 README = pathlib.Path(__file__).parents[1] / "README.md"
 
@@ -183,13 +185,58 @@ def test_a_weights_folder_that_lacks_a_backbone_is_refused(tmp_path, capsys):
     assert "vgg16_notop.weights.h5" in line
 
 
-def test_a_flagfile_runs_the_same_again(tmp_path):
+@pytest.mark.parametrize("reuses", [False, True])
+def test_a_flagfile_runs_the_same_again(tmp_path, reuses):
+    (tmp_path / "d").mkdir()
     arguments = ["--preset=quick", "--epochs=7", f"--workdir={tmp_path}"]
+    if reuses:
+        (tmp_path / "d" / "COMPLETE").touch()
+        arguments.append(f"--data_dir={tmp_path / 'd'}")
     values = cli.parse_values("run", arguments)
     config = resolve_config("run", values)
     cli.write_flagfile("run", values)
     again = cli.parse_values("run", [f"--flagfile={tmp_path / 'flags.txt'}"])
     assert resolve_config("run", again) == config
+    assert config.reuse_data == reuses
+
+
+def test_evaluate_goes_on_under_the_settings_of_the_workdir(tmp_path):
+    made = RunConfig(
+        workdir=str(tmp_path),
+        data_dir="d",
+        backbones="vgg16",
+        training=TrainConfig(epochs=3),
+        preset=Preset.QUICK,
+    )
+    write_settings(made)
+    values = cli.parse_values("evaluate", [f"--workdir={tmp_path}", "--batch_size=8"])
+    found = resolve_config("evaluate", values)
+    assert (found.backbones, found.training.epochs) == ("vgg16", 3)
+    assert (found.data_dir, found.is_smoke) == ("d", True)
+    assert found.input.batch_size == 8
+    # Training anew takes the data and nothing else: a preset is never half applied.
+    values = cli.parse_values("train", [f"--workdir={tmp_path}"])
+    found = resolve_config("train", values)
+    assert (found.data_dir, found.training.epochs, found.is_smoke) == ("d", 10, False)
+
+
+def test_a_refused_run_keeps_the_files_of_the_run_before(tmp_path, capsys):
+    for name in ("flags.txt", "config.json"):
+        (tmp_path / name).write_text("kept")
+    bad = ["--image_size=60", "--weights=none", f"--workdir={tmp_path}"]
+    assert run_main("run", *bad) == ExitCode.USAGE
+    assert "give 75 or more: InceptionV3" in error_line(capsys)
+    for name in ("flags.txt", "config.json"):
+        assert (tmp_path / name).read_text() == "kept"
+    assert not (tmp_path / "data").exists()
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    for command in ("run", "shard", "latency"):
+        arguments = [f"--workdir={tmp_path / 'w'}", "--dry_run", "--json"]
+        assert run_main(command, *arguments) == 0
+        assert json.loads(capsys.readouterr().out)
+    assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ def test_json_lines_leave_out_an_unfinished_last_line(tmp_path):
     with open(path, "a") as stream:
         stream.write('{"a": 3')  # the writer was killed here
     assert files.read_json_lines(path) == [{"a": 1}, {"a": 2}]
+    files.append_json_line(path, {"a": 4})
+    assert files.read_json_lines(path) == [{"a": 1}, {"a": 2}, {"a": 4}]
 
 
 def test_a_damaged_line_in_the_middle_is_an_integrity_failure(tmp_path):

@@ -49,4 +49,4 @@ def test_facts_name_the_device_the_precision_and_the_replicas(mirrored):
     assert facts["devices"] == ["CPU:0", "CPU:1"]
     assert (facts["replicas"], facts["strategy"]) == (2, "MirroredStrategy")
     assert (facts["precision"], facts["xla"]) == ("float32", False)
-    assert "2 logical devices" in facts["text"]
+    assert facts["text"].startswith("2 x logical device on CPU")

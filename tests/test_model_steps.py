@@ -210,6 +210,18 @@ def test_an_overflow_on_one_replica_skips_the_step_on_all(mirrored):
     assert float(optimizer.dynamic_scale.numpy()) == scale / 2
 
 
+def test_the_step_a_gpu_gets_by_default_is_traced_and_learns(two_cpus):
+    """XLA, float16 and dynamic loss scaling in one function."""
+    import dataclasses
+
+    compute = dataclasses.replace(two_cpus, precision="mixed_float16", jit_compile=True)
+    built, optimizer = trainer(compute, precision="mixed_float16")
+    step = step_for(compute, built, optimizer, 8)
+    losses = [float(step(batch(8)).loss) for _ in range(15)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+
+
 def test_a_compiled_step_gives_the_same_numbers(two_cpus):
     import dataclasses
 

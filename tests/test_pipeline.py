@@ -2,6 +2,7 @@
 
 import collections
 import io
+import time
 
 import numpy as np
 import pytest
@@ -58,6 +59,7 @@ def test_evaluation_counts_every_image_once(count, batch_size):
 
 @given(counts, st.integers(1, 64))
 def test_training_takes_whole_batches_and_says_what_it_left_out(count, batch_size):
+    batch_size = min(batch_size, count)
     plan = plan_training(count=count, batch_size=batch_size, seed=0, epoch=0)
     assert len(plan.index) == plan.steps * batch_size
     assert len(set(plan.index)) + plan.dropped == count
@@ -168,6 +170,25 @@ def test_evaluation_delivers_every_image_once_to_two_replicas(mirrored, photos_d
                 assert index.shape == (5,)
                 seen.update(index.numpy()[weight.numpy() > 0].tolist())
     assert seen == {index: 1 for index in range(count)}
+
+
+def test_batches_are_copied_ahead_in_order(two_cpus, photos_dir):
+    """The path that GPUs take, to the second logical CPU."""
+    from tlperf.dataset.store import open_dataset
+    from tlperf.pipeline.input import copied_ahead, training_batches
+
+    with open_dataset(photos_dir) as dataset:
+        batches = training_batches(
+            dataset, InputConfig(batch_size=8), image_size=32, epoch=0
+        )
+        start = time.perf_counter()
+        copied = list(copied_ahead(batches.dataset, "/cpu:1"))
+        del batches
+        secs = time.perf_counter() - start
+    expected = training_order(count=24, seed=0, epoch=0)
+    np.testing.assert_array_equal(np.concatenate([b.index for b in copied]), expected)
+    assert "CPU:1" in copied[0].image.device
+    assert secs < 5  # no waiting for an autotuner's thread
 
 
 def test_a_batch_that_replicas_cannot_share_is_refused(mirrored, photos_dir):

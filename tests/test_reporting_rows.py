@@ -248,3 +248,22 @@ def test_rows_are_sorted_out(tmp_path: pathlib.Path):
 )
 def test_finite(value: Any, expected: float | None):
     assert finite(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "kept"),
+    [("a", "a", True), ("b", "a", False), (None, "a", True), ("a", None, True)],
+)
+def test_an_evaluation_of_replaced_weights_is_left_out(
+    tmp_path, trained, evaluated, kept
+):
+    for stage, digest in (("evaluate", evaluated), ("train", trained)):
+        append_result(
+            tmp_path,
+            stage=stage,
+            backbone="vgg16",
+            result={"weights_sha256": digest},
+            settings={},
+        )
+    (found,) = collect_rows(read_results(tmp_path)).measured
+    assert ("evaluate" in found.rows) == kept

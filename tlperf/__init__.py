@@ -1,8 +1,8 @@
 """tlperf: labelled images to fine-tuned, evaluated and timed Keras backbones.
 
     import tlperf
-    config = tlperf.RunConfig(workdir="w", data=tlperf.DataConfig(source="photos"))
-    tlperf.run(config)
+    if __name__ == "__main__":  # sharding starts worker processes
+        tlperf.run(tlperf.RunConfig(workdir="w", backbones="xception"))
 
 Names are resolved when first used, so `import tlperf` imports no TensorFlow.
 """

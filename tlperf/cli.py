@@ -20,7 +20,7 @@ from absl import flags
 from tlperf.core import files, settings
 from tlperf.core.errors import ExitCode, SettingsError
 from tlperf.core.quiet import VERBOSE_VARIABLE, quiet_stderr
-from tlperf.core.resolve import resolve_config
+from tlperf.core.resolve import preset_values, resolve_config
 from tlperf.core.settings import Preset, RunConfig
 from tlperf.job.outcome import run_guarded
 from tlperf.reporting import terminal
@@ -60,7 +60,7 @@ class Flag:
             words = "|".join(member.value for member in self.kind) + ": "
         shown = "" if self.default is None else f" (default {self.default})"
         if self.kind is bool:
-            shown = ""
+            shown = f" (default {str(self.default).lower()})"
         return f"  --{self.name:<19} {words}{self.help}{shown}"
 
 
@@ -112,7 +112,9 @@ FLAGS = {
     )
 }  # fmt: skip
 
-_COMMON = ("workdir", "json", "verbose")
+_COMMON = ("workdir", "preset", "dry_run", "json", "verbose")
+# Commands whose --dry_run is a plan; the others show the settings they would use.
+_PLANNED = ("run", "shard", "train")
 _SOURCE_FLAGS = (
     *("source", "name", "format", "encoding", "split", "split_mode", "seed"),
     *("limit", "workers", "max_pixels", "on_bad", "max_bad", "exif"),
@@ -124,9 +126,8 @@ _TRAIN_FLAGS = (
 )
 _INPUT_FLAGS = ("backbones", "image_size", "batch_size", "seed")
 _LATENCY_FLAGS = ("latency_batch_size", "protocol", "latency_secs")
-_PLAN_FLAGS = ("data_dir", "preset", "dry_run")
 _RUN_FLAGS = (
-    *(*_COMMON, *_PLAN_FLAGS, *_SOURCE_FLAGS),
+    *(*_COMMON, "data_dir", *_SOURCE_FLAGS),
     *(*_TRAIN_FLAGS, *_DEVICE_FLAGS, *_LATENCY_FLAGS),
 )
 
@@ -151,8 +152,12 @@ class Command:
 def _run(config: RunConfig, values: dict[str, Any]) -> Outcome:
     from tlperf.job import run
 
-    job = run.plan_job if values["dry_run"] else run.run_job
-    return job(config), ExitCode.OK
+    if values["dry_run"]:
+        return run.plan_job(config), ExitCode.OK
+    run.check_inputs(config)
+    # Not before: a refused call keeps the flags of the run that is there.
+    write_flagfile("run", values)
+    return run.run_job(config), ExitCode.OK
 
 
 def _shard(config: RunConfig, values: dict[str, Any]) -> Outcome:
@@ -230,7 +235,7 @@ COMMANDS = {
     ),
     "shard": Command(
         "images to shards, with splits, quarantine and manifest",
-        (*_COMMON, *_PLAN_FLAGS, *_SOURCE_FLAGS, "image_size"),
+        (*_COMMON, "data_dir", *_SOURCE_FLAGS, "image_size"),
         _shard,
         terminal.render_values,
     ),
@@ -254,7 +259,7 @@ COMMANDS = {
     ),
     "train": Command(
         "fine-tune backbones on a data directory",
-        (*_COMMON, *_PLAN_FLAGS, "seed", *_TRAIN_FLAGS, *_DEVICE_FLAGS),
+        (*_COMMON, "data_dir", "seed", *_TRAIN_FLAGS, *_DEVICE_FLAGS),
         _train,
         terminal.render_train,
     ),
@@ -266,7 +271,7 @@ COMMANDS = {
     ),
     "latency": Command(
         "time inference steps beside the published figures",
-        (*_COMMON, "preset", "backbones", *_LATENCY_FLAGS, *_DEVICE_FLAGS),
+        (*_COMMON, "backbones", *_LATENCY_FLAGS, *_DEVICE_FLAGS),
         _latency,
         terminal.render_latency,
     ),
@@ -324,13 +329,16 @@ def _unknown(kind: str, word: str, known: Sequence[str], usage: str) -> Settings
 
 
 def write_flagfile(command: str, values: dict[str, Any]) -> None:
-    """WORKDIR/flags.txt: `tlperf COMMAND --flagfile=` of it runs the same again."""
+    """WORKDIR/flags.txt: `tlperf COMMAND --flagfile=` of it runs the same again.
+
+    It holds what was given and what the preset filled in; the rest are defaults.
+    """
+    preset = preset_values(Preset(values.get("preset") or Preset.PAPER))
     lines = [f"# tlperf {command} --flagfile=THIS_FILE"]
     for name in COMMANDS[command].flags:
-        value = values[name]
-        if value is None or name in ("json", "dry_run", "verbose"):
-            continue
-        lines.append(f"--{name}={value}")
+        wanted = name in values["given"] or name in preset or name == "workdir"
+        if wanted and name not in ("json", "dry_run", "verbose"):
+            lines.append(f"--{name}={values[name]}")
     path = pathlib.Path(values["workdir"]) / "flags.txt"
     files.write_text(path, "\n".join(lines) + "\n")
 
@@ -344,13 +352,18 @@ def execute(command: str, arguments: Sequence[str]) -> ExitCode:
         # Before TensorFlow is imported, here and in children: errors only.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     config = resolve_config(command, values)
-    if command in ("run", "shard", "train") and not values["dry_run"]:
-        write_flagfile(command, values)
-    result, code = COMMANDS[command].call(config, values)
+    row = COMMANDS[command]
+    render: Callable[[dict[str, Any]], str]
+    if values["dry_run"] and command not in _PLANNED:
+        result: dict[str, Any] = {"command": command, "settings": config.to_dict()}
+        code, render = ExitCode.OK, terminal.render_values
+    else:
+        render = row.render
+        result, code = row.call(config, values)
     if values["json"]:
         print(files.to_json(result), flush=True)
     else:
-        print(COMMANDS[command].render(result), flush=True)
+        print(render(result), flush=True)
     return code
 
 
@@ -373,7 +386,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = arguments.pop(0) if arguments else ""
-    if command == "--version":
+    if "--version" in (command, *arguments):
         from tlperf import __version__
 
         print(f"tlperf {__version__}")

@@ -18,7 +18,7 @@ import pathlib
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 from tlperf.core.errors import ExitCode, TlperfError
 
@@ -133,18 +133,34 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
-    """Appends one JSON object as one line and makes it durable."""
+    """Appends one JSON object as one line and makes it durable.
+
+    A torn last line, left by a writer that was killed or a full disk, is cut off first:
+    glued to the new one it would make a damaged line in the middle.
+    """
     line = (to_json(value) + "\n").encode()
     target = pathlib.Path(path)
     with io_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(target, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            # One write call: lines of two processes never interleave.
-            os.write(descriptor, line)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with open(target, "a+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # two writers never cut each other
+            stream.truncate(_whole_lines_bytes(stream))
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _whole_lines_bytes(stream: BinaryIO) -> int:
+    """Size of the file up to and with its last newline."""
+    end = stream.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - (1 << 16))
+        stream.seek(start)
+        newline = stream.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
 
 
 def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:

@@ -34,34 +34,35 @@ def preset_values(preset: Preset) -> dict[str, Any]:
     }
 
 
+# Commands that go on with what a workdir holds, under the settings it was made with.
+_CONTINUING = ("evaluate", "latency")
+
+
 def resolve_config(command: str, values: dict[str, Any]) -> RunConfig:
     """Frozen settings from flag values; a preset fills in what was not given.
 
     Args:
-        command: `run`, `shard`, ...; commands that go on in a workdir take the data
-            directory and the preset of its config.json.
+        command: `run`, `shard`, ...; `evaluate` and `latency` start from the workdir's
+            config.json, the others take its data directory at most.
         values: value by flag name, preset values written back into it; `given` holds
             the names that were set.
     """
     preset = Preset(values.get("preset") or Preset.PAPER)
-    given = values["given"]
     for name, value in preset_values(preset).items():
-        if name in values and name not in given:
+        if name in values and name not in values["given"]:
             values[name] = value
-    inherited = _workdir_settings(command, values)
-    if "data_dir" in values and not values["data_dir"]:
-        values["data_dir"] = inherited.get("data_dir")
-    if command in ("evaluate", "latency") and "backbones" not in given:
-        values["backbones"] = inherited.get("backbones", values["backbones"])
-    if "preset" not in given and inherited.get("preset"):
-        preset = Preset(inherited["preset"])
+    stored = _workdir_config(command, values)
+    if stored is not None and command in _CONTINUING:
+        return _continued(stored, command, values)
+    data_dir = values.get("data_dir") or (stored.data_dir if stored else "")
     return RunConfig(
         workdir=values["workdir"],
-        data_dir=values.get("data_dir") or inherited.get("data_dir") or "",
+        data_dir=data_dir,
         reuse_data=_reuses_data(command, values),
         backbones=values.get("backbones", settings.ALL_BACKBONES),
         preset=preset,
-        data=_data_config(values),
+        # `train` does not shard: its data were stored under the workdir's settings.
+        data=stored.data if stored and command == "train" else _data_config(values),
         input=_pick(settings.InputConfig, values),
         model=_pick(settings.ModelConfig, values),
         training=_pick(settings.TrainConfig, values),
@@ -70,12 +71,28 @@ def resolve_config(command: str, values: dict[str, Any]) -> RunConfig:
     )
 
 
-def _workdir_settings(command: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Where the data are and what was run, for commands that go on in a workdir."""
+def _workdir_config(command: str, values: dict[str, Any]) -> RunConfig | None:
+    """The settings of a workdir, for commands that do not make it anew."""
     path = pathlib.Path(values["workdir"]) / "config.json"
     if command in ("run", "shard") or not path.is_file():
-        return {}
-    return files.read_json(path)
+        return None
+    return RunConfig.from_dict(files.read_json(path))
+
+
+def _continued(stored: RunConfig, command: str, values: dict[str, Any]) -> RunConfig:
+    """The stored settings with the flags that were given, and this command's own."""
+    given = {name: values[name] for name in values["given"] if name in values}
+    device = {**dataclasses.asdict(stored.device), **given}
+    inputs = {**dataclasses.asdict(stored.input), **given}
+    return dataclasses.replace(
+        stored,
+        workdir=values["workdir"],
+        data_dir=given.get("data_dir", stored.data_dir),
+        backbones=given.get("backbones", stored.backbones),
+        device=_pick(settings.DeviceConfig, device),
+        input=_pick(settings.InputConfig, inputs),
+        latency=_latency_config(command, values),
+    )
 
 
 def _reuses_data(command: str, values: dict[str, Any]) -> bool:

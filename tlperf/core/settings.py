@@ -74,7 +74,7 @@ class Strategy(enum.StrEnum):
 
 
 class Precision(enum.StrEnum):
-    """Keras dtype policy of the backbone; softmax and loss are float32 in each."""
+    """Keras dtype policy; a trained network's softmax and loss are float32 in each."""
 
     AUTO = "auto"  # mixed_float16 on GPUs with tensor cores, float32 elsewhere
     FLOAT32 = "float32"
@@ -210,6 +210,7 @@ class InputConfig:
     def __post_init__(self) -> None:
         _check_image_size(self.image_size)
         _check(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
+        _check(self.seed >= 0, "seed", self.seed, "a number from 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +249,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check(self.epochs > 0, "epochs", self.epochs, "a positive number")
+        _check(self.seed >= 0, "seed", self.seed, "a number from 0")
         _check(
             self.learning_rate is None or self.learning_rate > 0,
             "learning_rate",
@@ -280,6 +282,10 @@ class DeviceConfig:
             "devices",
             self.devices,
             "auto, cpu, gpu or gpu:0,1",
+        )
+        indexes = self.devices.partition(":")[2].split(",")
+        _check(
+            len(set(indexes)) == len(indexes), "devices", self.devices, "each GPU once"
         )
         _check(
             0 <= self.logical_devices <= 64,
@@ -360,6 +366,10 @@ class RunConfig:
     def data_path(self) -> pathlib.Path:
         """Where the shards are."""
         return pathlib.Path(self.data_dir or pathlib.Path(self.workdir) / "data")
+
+    def backbone_path(self, backbone: str) -> pathlib.Path:
+        """Where the results of a backbone go."""
+        return pathlib.Path(self.workdir) / backbone
 
     @property
     def is_smoke(self) -> bool:

@@ -6,15 +6,19 @@ compute.facts()   # what a result row says about the device
 """
 
 import dataclasses
+import pathlib
 from typing import Any
 
 import tensorflow as tf
 
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import cpu_name, usable_cores
+from tlperf.core.progress import log
 from tlperf.core.quiet import quiet_stderr
 from tlperf.core.settings import DeviceConfig, Precision, Strategy, Xla
 
+# There where the driver is loaded.
+_NVIDIA_DRIVER = pathlib.Path("/proc/driver/nvidia")
 # First compute capability with float16 matrix units (NVIDIA, Volta).
 _TENSOR_CORE_CAPABILITY = (7, 0)
 
@@ -29,7 +33,7 @@ class Compute:
         precision: Keras dtype policy name of the backbone.
         jit_compile: whether steps are compiled by XLA.
         kind: `GPU` or `CPU`.
-        text: the device in words, for people.
+        texts: each device in words, for people.
     """
 
     strategy: tf.distribute.Strategy
@@ -37,12 +41,18 @@ class Compute:
     precision: str
     jit_compile: bool
     kind: str
-    text: str
+    texts: tuple[str, ...]
 
     @property
     def replicas(self) -> int:
         """Replicas in the strategy; each global batch is split evenly over them."""
         return len(self.devices)
+
+    @property
+    def text(self) -> str:
+        """All devices in words."""
+        kinds = ", ".join(dict.fromkeys(self.texts))
+        return kinds if self.replicas == 1 else f"{self.replicas} x {kinds}"
 
     def facts(self) -> dict[str, Any]:
         """What a result row says about the device."""
@@ -86,7 +96,7 @@ def setup_compute(config: DeviceConfig) -> Compute:
         precision=precision,
         jit_compile=resolve_xla(config.xla, kind=kind, replicas=len(devices)),
         kind=kind,
-        text=_device_text(kind, gpus, devices),
+        texts=_device_texts(gpus, devices),
     )
 
 
@@ -96,6 +106,11 @@ def _visible_gpus(config: DeviceConfig) -> list[tf.config.PhysicalDevice]:
     with quiet_stderr():
         physical = tf.config.list_physical_devices("GPU")
     word, _, indexes = config.devices.partition(":")
+    if not physical and word != "cpu" and _NVIDIA_DRIVER.exists():
+        log(
+            "warning: this machine has an NVIDIA driver, but TensorFlow sees no GPU: "
+            "install tlperf[gpu]; --verbose shows what TensorFlow says"
+        )
     if word == "cpu" or (word == "auto" and not physical):
         wanted: list[tf.config.PhysicalDevice] = []
     else:
@@ -190,12 +205,13 @@ def _onednn_is_on() -> bool:
     return bool(_pywrap_util_port.IsMklEnabled())
 
 
-def _device_text(
-    kind: str, gpus: list[tf.config.PhysicalDevice], devices: tuple[str, ...]
-) -> str:
-    if kind == "GPU":
+def _device_texts(
+    gpus: list[tf.config.PhysicalDevice], devices: tuple[str, ...]
+) -> tuple[str, ...]:
+    if gpus:
         details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        names = sorted({detail.get("device_name", "GPU") for detail in details})
-        return f"{len(devices)} x {', '.join(names)}"
-    split = f", {len(devices)} logical devices" if len(devices) > 1 else ""
-    return f"CPU {cpu_name()}, {usable_cores()} cores{split}"
+        names = [detail.get("device_name", "GPU") for detail in details]
+        return tuple(names[: len(devices)])
+    whole = f"CPU {cpu_name()}, {usable_cores()} cores"
+    part = f"logical device on {whole}"
+    return (part,) * len(devices) if len(devices) > 1 else (whole,)

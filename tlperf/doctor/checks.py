@@ -34,8 +34,9 @@ def run_checks(config: RunConfig) -> list[Check]:
         ("packages", _packages),
         ("memory", _memory),
         ("disk", _disk),
-        ("tensorflow", _tensorflow),
+        # Devices are set up before TensorFlow first touches one.
         ("devices", _devices),
+        ("tensorflow", _tensorflow),
         ("jpeg", _jpeg),
         ("data", _data),
         ("weights", _weights),
@@ -46,6 +47,9 @@ def run_checks(config: RunConfig) -> list[Check]:
             ok, found, advice = make(config)
         except TlperfError as error:
             ok, found, advice = False, error.found, error.remedy
+        except Exception as error:  # whatever is broken here is the finding
+            ok, found = False, f"{type(error).__name__}: {error}".splitlines()[0]
+            advice = "run again with --verbose for all that TensorFlow says"
         checks.append(
             {"name": name, "ok": ok, "found": found, "advice": "" if ok else advice}
         )
@@ -62,6 +66,8 @@ def _packages(config: RunConfig) -> tuple[bool, str, str]:
 
     versions = package_versions()
     wrong = []
+    if versions["tlperf"] is None:
+        return False, "tlperf is not installed, only found", "run pip install ."
     for text in importlib.metadata.requires("tlperf") or []:
         requirement = Requirement(text)
         if requirement.marker is not None:
@@ -102,10 +108,8 @@ def _disk(config: RunConfig) -> tuple[bool, str, str]:
 
 
 def _tensorflow(config: RunConfig) -> tuple[bool, str, str]:
-    with quiet_stderr():
-        import tensorflow as tf
+    import tensorflow as tf
 
-        tf.config.list_physical_devices()
     product = tf.linalg.matmul(tf.ones([2, 3]), tf.ones([3, 2]))
     ok = bool(tf.reduce_all(product == 3.0))
     built = "CUDA" if tf.test.is_built_with_cuda() else "CPU only"
@@ -113,7 +117,8 @@ def _tensorflow(config: RunConfig) -> tuple[bool, str, str]:
 
 
 def _devices(config: RunConfig) -> tuple[bool, str, str]:
-    from tlperf.device.setup import setup_compute
+    with quiet_stderr():
+        from tlperf.device.setup import setup_compute
 
     compute = setup_compute(config.device)
     return (

@@ -94,7 +94,7 @@ def evaluate_backbone(
         TlperfError: 78 where the data have other classes.
     """
     start = time.perf_counter()
-    folder = pathlib.Path(config.workdir) / spec.name
+    folder = config.backbone_path(spec.name)
     _check_classes(trained, dataset)
     batches = evaluation_batches(
         dataset,

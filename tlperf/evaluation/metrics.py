@@ -3,6 +3,7 @@
 metrics = compute_metrics(label, predicted, loss, classes)
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,16 +26,17 @@ def compute_metrics(
 
     Returns:
         The keys of the `evaluate` JSON; confusion rows are true classes, columns
-        predicted ones. A class never predicted has precision 0, as scikit-learn and
-        the study's Table 10 have it.
+        predicted ones. A loss that is not finite is None. A class never predicted has
+        precision 0, as scikit-learn and the study's Table 10 have it.
     """
     numbers = list(range(len(classes)))
+    mean_loss = float(np.mean(loss, dtype=np.float64))
     hits = int(np.sum(label == predicted))
     return {
         "images": len(label),
         "accuracy": hits / len(label),
         "interval": list(binomial_interval(hits, len(label)) or ()),
-        "loss": float(np.mean(loss, dtype=np.float64)),
+        "loss": mean_loss if math.isfinite(mean_loss) else None,
         "classes": list(classes),
         "confusion": sklearn.metrics.confusion_matrix(
             label, predicted, labels=numbers

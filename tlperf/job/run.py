@@ -15,15 +15,20 @@ from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.shard import plan_dataset, write_dataset
 from tlperf.dataset.store import open_dataset
-from tlperf.job.sweep import BACKBONE_STAGES, run_sweep
+from tlperf.job.sweep import BACKBONE_STAGES, run_sweep, write_settings
 from tlperf.model.weights import find_weights
 from tlperf.pipeline.order import plan_evaluation, plan_training
-from tlperf.reference.backbones import BackboneSpec, parse_backbones
+from tlperf.reference.backbones import (
+    BackboneSpec,
+    check_image_size,
+    parse_backbones,
+)
 from tlperf.reporting.report import write_report
 
 
 def shard_job(config: RunConfig) -> dict[str, Any]:
     """Shards the source into the data directory; a row goes to the workdir."""
+    write_settings(config)
     result = write_dataset(config.data, config.data_path)
     append_result(
         config.workdir,
@@ -38,6 +43,7 @@ def shard_job(config: RunConfig) -> dict[str, Any]:
 def check_inputs(config: RunConfig) -> None:
     """Stops before any work where a backbone, its image size or weights are missing."""
     for spec in parse_backbones(config.backbones):
+        check_image_size(spec, config.input.image_size or spec.native_size)
         find_weights(spec, config.model.weights)
 
 
@@ -45,6 +51,7 @@ def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
     """One stage for each backbone: the `train`, `evaluate` or `latency` command."""
     if stage == "train":
         check_inputs(config)
+        write_settings(config)
     if stage != "latency":
         open_dataset(config.data_path).close()
     before = len(read_results(config.workdir))
@@ -72,6 +79,7 @@ def run_job(config: RunConfig) -> dict[str, Any]:
     check_inputs(config)
     if config.reuse_data:
         open_dataset(config.data_path).close()
+        write_settings(config)
         data: dict[str, Any] = {"data_dir": str(config.data_path), "reused": True}
     else:
         data = shard_job(config)
@@ -103,14 +111,18 @@ def summarise_runs(config: RunConfig) -> list[dict[str, Any]]:
 
 
 def plan_job(config: RunConfig) -> dict[str, Any]:
-    """What a run would do: data, steps and a lower bound of its time."""
+    """What a run would do: data, steps, arithmetic; writes nothing.
+
+    The only time it can tell without training is what the arithmetic takes at this
+    CPU's matrix-product rate: a measure of size, not a forecast, least of all for GPUs.
+    """
     specs = parse_backbones(config.backbones)
     data = _plan_data(config)
     counts = {name: sum(split.values()) for name, split in data["splits"].items()}
     rate = measure_matmul_gflops()
     return {
         "data": data,
-        "cpu_gflops_per_sec": rate,
+        "cpu_matmul_gflops_per_sec": rate,
         "runs": [_plan_backbone(spec, config, counts, rate) for spec in specs],
     }
 
@@ -133,12 +145,13 @@ def _plan_backbone(
     validation = plan_evaluation(count=counts["validation"], batch_size=batch_size)
     test = plan_evaluation(count=counts["test"], batch_size=batch_size)
     scale = (image_size / spec.native_size) ** 2
-    active = spec.gmacs - spec.frozen_gmacs
-    # A backward pass of the active part costs two forward passes of it.
-    epoch_gmacs = scale * (
-        train.steps * batch_size * (spec.gmacs + 2 * active)
-        + validation.steps * batch_size * spec.gmacs
-    )
+    active = _active_gmacs(spec, config.model.freeze)
+    gflop = None
+    if active is not None:
+        # A backward pass of the active part costs two forward passes of it.
+        gmacs = train.steps * batch_size * (spec.gmacs + 2 * active)
+        gmacs += validation.steps * batch_size * spec.gmacs
+        gflop = 2 * scale * gmacs * config.training.epochs
     return {
         "backbone": spec.name,
         "image_size": image_size,
@@ -147,13 +160,19 @@ def _plan_backbone(
         "dropped_images": train.dropped,
         "validation_steps": validation.steps,
         "test_steps": test.steps,
-        "train_gflop": 2 * epoch_gmacs * config.training.epochs,
-        "train_at_least_secs": 2 * epoch_gmacs * config.training.epochs / rate,
+        "train_gflop": gflop,
+        "train_secs_at_cpu_matmul_rate": None if gflop is None else gflop / rate,
     }
 
 
+def _active_gmacs(spec: BackboneSpec, freeze: str) -> float | None:
+    """Multiply-adds of the layers that are trained; None at a boundary of one's own."""
+    known = {"paper": spec.gmacs - spec.frozen_gmacs, "all": 0.0, "none": spec.gmacs}
+    return known.get(freeze)
+
+
 def measure_matmul_gflops(side: int = 1024, repeats: int = 5) -> float:
-    """Float32 matrix product rate of this CPU, GFLOP/s: a bound no network exceeds.
+    """Float32 matrix-product rate of this CPU, GFLOP/s.
 
     The best of a few products of side x side matrices, after one untimed.
     """

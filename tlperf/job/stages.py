@@ -7,7 +7,6 @@ A process sets up its devices once, so a runner serves one configuration.
 """
 
 import functools
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +44,7 @@ class StageRunner:
     def run(self, stage: str, spec: BackboneSpec) -> dict[str, Any]:
         """Runs train, evaluate or latency, appends its row, returns its result."""
         result = self._stages[stage](spec)
-        result["peak_memory_bytes"] = peak_memory_bytes()
+        result["process_peak_memory_bytes"] = peak_memory_bytes()
         append_result(
             self.config.workdir,
             stage=stage,
@@ -81,7 +80,12 @@ class StageRunner:
             spec, self.config, dataset=dataset, compute=self.compute, weights=weights
         )
         # Evaluation goes on with the network that is built and traced, from the file.
-        load_best(training.network, spec, self._folder(spec), training.result)
+        load_best(
+            training.network,
+            spec,
+            self.config.backbone_path(spec.name),
+            training.result,
+        )
         self._networks = {training.result["weights_sha256"]: training.network}
         return training.result
 
@@ -113,16 +117,13 @@ class StageRunner:
         trained, tuned = self._trained(spec), None
         if trained is not None:
             model = self._network(spec, trained).model
-            tuned = Subject("finetuned", model, trained["image_size"])
+            tuned = Subject(spec, "finetuned", model, trained["image_size"])
         runs = measure_backbone(spec, self.config, compute=self.compute, tuned=tuned)
         return {"runs": runs}
 
     def _trained(self, spec: BackboneSpec) -> dict[str, Any] | None:
         row = latest(read_results(self.config.workdir), "train").get(spec.name)
         return row["result"] if row else None
-
-    def _folder(self, spec: BackboneSpec) -> pathlib.Path:
-        return pathlib.Path(self.config.workdir) / spec.name
 
     def _network(self, spec: BackboneSpec, trained: dict[str, Any]) -> Any:
         """Built and traced once a process: the deep networks take seconds."""
@@ -131,7 +132,10 @@ class StageRunner:
         key = trained["weights_sha256"]
         if key not in self._networks:
             network = load_trained(
-                spec, self._folder(spec), trained, compute=self.compute
+                spec,
+                self.config.backbone_path(spec.name),
+                trained,
+                compute=self.compute,
             )
             self._networks[key] = network
         return self._networks[key]

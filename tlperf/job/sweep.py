@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from tlperf.core import files
@@ -40,19 +41,19 @@ class SweepOutcome:
         names = ", ".join(
             f"{name} (exit {code})" for name, code in self.failures.items()
         )
+        first = next(iter(self.failures.values()))
+        known = first in set(ExitCode)
         raise TlperfError(
-            ExitCode(next(iter(self.failures.values()))),
+            ExitCode(first) if known else ExitCode.INTERNAL,
             "backbone_failed",
             found=f"{names}; finished: {', '.join(self.finished) or 'none'}",
             remedy="see the lines above and run these --backbones again",
         )
 
 
-def write_settings(config: RunConfig) -> pathlib.Path:
+def write_settings(config: RunConfig) -> None:
     """WORKDIR/config.json: the resolved settings, also where the data are."""
-    path = pathlib.Path(config.workdir) / "config.json"
-    files.write_json(path, config.to_dict())
-    return path
+    files.write_json(pathlib.Path(config.workdir) / "config.json", config.to_dict())
 
 
 def run_sweep(config: RunConfig, *, stages: Sequence[str]) -> SweepOutcome:
@@ -60,15 +61,17 @@ def run_sweep(config: RunConfig, *, stages: Sequence[str]) -> SweepOutcome:
 
     One at a time: two trainings on one device would time each other.
     """
-    settings_path = write_settings(config)
     finished, failures = [], {}
-    for spec in parse_backbones(config.backbones):
-        log(f"{spec.name}: {', '.join(stages)}")
-        code = _run_child(settings_path, spec, stages)
-        if code == ExitCode.OK:
-            finished.append(spec.name)
-        else:
-            failures[spec.name] = code
+    with tempfile.TemporaryDirectory() as folder:
+        settings_path = pathlib.Path(folder) / "settings.json"
+        files.write_json(settings_path, config.to_dict())
+        for spec in parse_backbones(config.backbones):
+            log(f"{spec.name}: {', '.join(stages)}")
+            code = _run_child(settings_path, spec, stages)
+            if code == ExitCode.OK:
+                finished.append(spec.name)
+            else:
+                failures[spec.name] = code
     return SweepOutcome(tuple(finished), failures)
 
 

@@ -7,7 +7,6 @@ network is another one and gets rows of its own. Writes WORKDIR/BACKBONE/latency
 """
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import keras
@@ -38,11 +37,13 @@ class Subject:
     """A network to time.
 
     Attributes:
+        spec: row of the backbone table.
         kind: `imagenet` (1000 classes, native size) or `finetuned`.
         model: images float32 [B, S, S, 3] to probabilities.
         image_size: S.
     """
 
+    spec: BackboneSpec
     kind: str
     model: keras.Model
     image_size: int
@@ -67,36 +68,41 @@ def measure_backbone(
         compute: its first device is timed.
         tuned: the fine-tuned network, or None.
     """
-    folder = pathlib.Path(config.workdir) / spec.name
     rows = []
     with dtype_policy(compute.precision):
-        imagenet = Subject("imagenet", build_imagenet_model(spec), spec.native_size)
-    rows += _measure_subject(spec, imagenet, config.latency, compute)
+        model = build_imagenet_model(spec)
+    imagenet = Subject(spec, "imagenet", model, spec.native_size)
+    rows += _measure_subject(imagenet, config.latency, compute)
     if tuned is not None:
-        own = tuple(set(config.latency.protocols) - {Protocol.KERAS_PREDICT})
+        own = tuple(
+            protocol
+            for protocol in config.latency.protocols
+            if protocol is not Protocol.KERAS_PREDICT
+        )
         latency = config.latency
         if own:
             latency = dataclasses.replace(latency, protocols=own)
-        rows += _measure_subject(spec, tuned, latency, compute)
-    files.write_json(folder / "latency.json", {"runs": rows})
+        rows += _measure_subject(tuned, latency, compute)
+    files.write_json(config.backbone_path(spec.name) / "latency.json", {"runs": rows})
     return rows
 
 
 def _measure_subject(
-    spec: BackboneSpec, subject: Subject, config: LatencyConfig, compute: Compute
+    subject: Subject, config: LatencyConfig, compute: Compute
 ) -> list[dict[str, Any]]:
     rows = []
     for protocol in config.protocols:
         images = make_images(config.batch_size, subject.image_size)
         steps, traces = PROTOCOLS[protocol](subject.model, images, compute)
         timing = measure(steps, config)
+        timing = dataclasses.replace(timing, traces=traces())
         row = latency_row(
-            spec, subject, protocol, timing, config, compute, traces=traces()
+            subject, timing, protocol=protocol, config=config, compute=compute
         )
         log(
-            f"{spec.name}: {subject.kind} {protocol} batch {config.batch_size}: p50 "
-            f"{format_secs((row['p50_ms'] or 0) / 1e3)}, {row['samples']} of "
-            f"{row['requested_samples']} samples"
+            f"{subject.spec.name}: {subject.kind} {protocol} batch "
+            f"{config.batch_size}: p50 {format_secs((row['p50_ms'] or 0) / 1e3)}, "
+            f"{row['samples']} of {row['requested_samples']} samples"
         )
         rows.append(row)
     return rows
@@ -109,22 +115,20 @@ def make_images(batch_size: int, image_size: int) -> np.ndarray:
 
 
 def latency_row(
-    spec: BackboneSpec,
     subject: Subject,
-    protocol: Protocol,
     timing: Timing,
+    *,
+    protocol: Protocol,
     config: LatencyConfig,
     compute: Compute,
-    *,
-    traces: int,
 ) -> dict[str, Any]:
     """One row of the `latency` JSON, raw samples included."""
     summary = summarise(timing.samples_secs)
     gflop = 2 * count_macs(subject.model) * config.batch_size / 1e9
     step_ms = summary.p50_ms
-    warnings = find_warnings(subject, timing, config, traces=traces)
+    warnings = find_warnings(subject, timing, config)
     return {
-        "backbone": spec.name,
+        "backbone": subject.spec.name,
         "model": subject.kind,
         "protocol": protocol.value,
         "protocol_text": SENTENCES[protocol],
@@ -133,7 +137,7 @@ def latency_row(
         "image_size": subject.image_size,
         "precision": compute.precision,
         "xla": compute.jit_compile,
-        "device": compute.text,
+        "device": compute.texts[0],  # the only one that is timed
         **_without_count(summary),
         "samples": summary.samples,
         "requested_samples": config.requested_samples,
@@ -146,9 +150,9 @@ def latency_row(
         "params": subject.model.count_params(),
         "depth": depth(subject.model),
         "size_mib": size_mib(subject.model),
-        "peak_memory_bytes": peak_memory_bytes(),
-        "published": published_figure(spec, subject),
-        "valid": summary.samples >= _MIN_VALID_SAMPLES and traces == 1,
+        "process_peak_memory_bytes": peak_memory_bytes(),
+        "published": published_figure(subject),
+        "valid": summary.samples >= _MIN_VALID_SAMPLES and timing.traces == 1,
         "warnings": warnings,
     }
 
@@ -159,9 +163,7 @@ def _without_count(summary: TimingSummary) -> dict[str, float | None]:
     return values
 
 
-def find_warnings(
-    subject: Subject, timing: Timing, config: LatencyConfig, *, traces: int
-) -> list[str]:
+def find_warnings(subject: Subject, timing: Timing, config: LatencyConfig) -> list[str]:
     """What a reader of the row has to know."""
     found = []
     samples = timing.samples_secs
@@ -169,8 +171,8 @@ def find_warnings(
         found.append(f"{len(samples)} of {config.requested_samples} samples")
     if len(samples) < _MIN_VALID_SAMPLES:
         found.append(f"fewer than {_MIN_VALID_SAMPLES} samples: not a measurement")
-    if traces != 1:
-        found.append(f"traced {traces} times: compile time is in the samples")
+    if timing.traces != 1:
+        found.append(f"traced {timing.traces} times: compile time is in the samples")
     quarter = len(samples) // 4
     if quarter and sum(samples[:quarter]) > _DRIFT_WARNING * sum(samples[-quarter:]):
         found.append("the first steps were slower than the last: warm-up too short")
@@ -182,8 +184,9 @@ def find_warnings(
     return found
 
 
-def published_figure(spec: BackboneSpec, subject: Subject) -> dict[str, Any] | None:
+def published_figure(subject: Subject) -> dict[str, Any] | None:
     """Table 1's milliseconds and what they imply at the stated batch, or None."""
+    spec = subject.spec
     figure = paper.published(spec.name, "Table 1", paper.TABLE_1_COLUMNS[3])
     if figure is None or subject.kind != "imagenet":
         return None

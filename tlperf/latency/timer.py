@@ -24,11 +24,13 @@ class Timing:
         first_call_secs: first step, tracing and compiling included.
         warmup_steps: untimed steps after the first.
         samples_secs: one value a step, in order.
+        traces: how often the timed function was traced.
     """
 
     first_call_secs: float
     warmup_steps: int
     samples_secs: tuple[float, ...]
+    traces: int = 1
 
 
 def measure(steps: Steps, config: LatencyConfig) -> Timing:

@@ -15,9 +15,14 @@ from typing import Any
 
 import keras
 
-from tlperf.core.errors import ExitCode, SettingsError, TlperfError
+from tlperf.core.errors import SettingsError
 from tlperf.model.cut import cut_model
-from tlperf.reference.backbones import BackboneSpec, HeadKind, HeadLayer
+from tlperf.reference.backbones import (
+    BackboneSpec,
+    HeadKind,
+    HeadLayer,
+    check_image_size,
+)
 
 IMAGENET_CLASSES = 1000
 
@@ -69,11 +74,7 @@ def build_backbone(spec: BackboneSpec, *, image_size: int) -> keras.Model:
     Raises:
         SettingsError: the image is smaller than the network accepts.
     """
-    if image_size < spec.min_size:
-        raise SettingsError(
-            f"image_size is {image_size}",
-            f"give {spec.min_size} or more: {spec.title} accepts no smaller image",
-        )
+    check_image_size(spec, image_size)
     shape = (image_size, image_size, 3)
     return find_constructor(spec)(weights=None, include_top=False, input_shape=shape)
 
@@ -176,14 +177,3 @@ def _head_layer(row: HeadLayer, position: int) -> keras.layers.Layer:
         HeadKind.DROPOUT: lambda: keras.layers.Dropout(row.value, name=name),
     }
     return makers[row.kind]()
-
-
-def check_classes(classes: int) -> None:
-    """Refuses data that no softmax can be trained on (exit code 65)."""
-    if classes < 2:
-        raise TlperfError(
-            ExitCode.DATA,
-            "one_class",
-            found=f"{classes} class in the data",
-            remedy="give at least two classes",
-        )

@@ -10,10 +10,10 @@ Finding needs no TensorFlow, so a run stops within a second where weights are mi
 import contextlib
 import dataclasses
 import hashlib
+import http.client
 import os
 import pathlib
 import tempfile
-import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -190,17 +190,29 @@ def find_weights(
     if path.is_dir():
         path = _file_in_folder(spec, path)
     _require_file(path)
-    known = spec.imagenet is not None and _md5(path) == spec.imagenet.md5
+    is_imagenet = spec.imagenet is not None and _md5(path) == spec.imagenet.md5
     return WeightsSource(
-        "imagenet" if known else "file",
+        "imagenet" if is_imagenet else "file",
         path=path,
         sha256=files.sha256_file(path),
-        extra_rescaling=_needs_rescaling(spec) if known else False,
+        extra_rescaling=_has_extra_rescaling(spec, path, is_imagenet=is_imagenet),
     )
 
 
-def _needs_rescaling(spec: BackboneSpec) -> bool:
-    return spec.imagenet is not None and spec.imagenet.extra_rescaling
+def _has_extra_rescaling(
+    spec: BackboneSpec, path: pathlib.Path, *, is_imagenet: bool
+) -> bool:
+    """Whether the file belongs to the network with Keras' extra Rescaling layer.
+
+    Keras' own file does; so does one that Keras 3 saved from a `weights="imagenet"`
+    network: it holds a group for the second Rescaling layer, without a value in it.
+    """
+    if spec.imagenet is None or not spec.imagenet.extra_rescaling:
+        return False
+    import h5py
+
+    with files.io_errors(path), h5py.File(path, "r") as stored:
+        return is_imagenet or "layers/rescaling_1" in stored
 
 
 def _file_in_folder(spec: BackboneSpec, folder: pathlib.Path) -> pathlib.Path:
@@ -258,23 +270,31 @@ def _imagenet(spec: BackboneSpec, *, download: bool) -> WeightsSource:
 
 
 def _download(spec: BackboneSpec, file: WeightsFile, path: pathlib.Path) -> None:
+    network_errors = (OSError, http.client.HTTPException)
     try:
-        with (
-            urllib.request.urlopen(file.url, timeout=_TIMEOUT_SECS) as response,
-            files.atomic_path(path) as partial,
-        ):
-            size = int(response.headers.get("Content-Length") or 0)
-            with (
-                open(partial, "wb") as stream,
-                progress_bar(total=size, unit="B", title=file.name) as bar,
-            ):
-                while chunk := response.read(_CHUNK_BYTES):
-                    stream.write(chunk)
-                    bar.update(len(chunk))
-            _check_md5(file, partial)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        reason = getattr(error, "reason", error)
-        raise _not_available(spec, file, f"cannot be downloaded: {reason}") from error
+        response = urllib.request.urlopen(file.url, timeout=_TIMEOUT_SECS)
+    except network_errors as error:
+        raise _not_available(spec, file, f"cannot be downloaded: {error}") from error
+    size = int(response.headers.get("Content-Length") or 0)
+    with (
+        response,
+        files.atomic_path(path) as partial,
+        open(partial, "wb") as stream,
+        progress_bar(total=size, unit="B", title=file.name) as bar,
+    ):
+        while True:
+            try:
+                chunk = response.read(_CHUNK_BYTES)
+            except network_errors as error:
+                why = f"the download broke off: {error}"
+                raise _not_available(spec, file, why) from error
+            if not chunk:
+                break
+            stream.write(chunk)
+            bar.update(len(chunk))
+        stream.flush()
+        # Before the file gets its name: a wrong one is never seen.
+        _check_md5(file, partial)
 
 
 def _not_available(spec: BackboneSpec, file: WeightsFile, why: str) -> TlperfError:

@@ -81,8 +81,7 @@ class Batches:
             return one_ahead(split_batch(batch, compute) for batch in self)
         dataset = self.dataset
         if compute.kind == "GPU":  # written for GPUs, not measured on one
-            to_device = tf.data.experimental.prefetch_to_device
-            dataset = dataset.apply(to_device(compute.devices[0], _PREFETCH_BATCHES))
+            dataset = copied_ahead(dataset, compute.devices[0])
         return self._named_errors(iter(dataset))
 
     def _named_errors(self, iterator: Iterator[Batch]) -> Iterator[Batch]:
@@ -92,23 +91,31 @@ class Batches:
             except StopIteration:
                 return
             except tf.errors.OpError as error:
-                raise self._named(error) from error
+                if self.reader.failure is not None:
+                    raise self.reader.failure from error
+                if not isinstance(error, tf.errors.InvalidArgumentError):
+                    raise  # memory, device: not the data's fault
+                first_line = error.message.splitlines()[0]
+                raise TlperfError(
+                    ExitCode.DATA,
+                    "bad_record",
+                    found=f"an image cannot be decoded ({first_line})",
+                    remedy="run tlperf verify on the data directory and shard again",
+                ) from error
             yield batch
 
-    def _named(self, error: tf.errors.OpError) -> TlperfError:
-        if self.reader.failure is not None:
-            return self.reader.failure
-        return TlperfError(
-            ExitCode.DATA,
-            "bad_record",
-            found=f"an image cannot be decoded ({error.message.splitlines()[0]})",
-            remedy="run tlperf verify on the data directory and shard again",
-        )
+
+def copied_ahead(dataset: tf.data.Dataset, device: str) -> tf.data.Dataset:
+    """Batches copied to `device` while the step before them computes."""
+    to_device = tf.data.experimental.prefetch_to_device(device, _PREFETCH_BATCHES)
+    # Once more: the part on the device does not inherit the options.
+    return dataset.apply(to_device).with_options(input_options())
 
 
 def split_batch(batch: Batch, compute: Compute) -> Batch:
     """A global batch as per-replica values, each part on its replica's device."""
-    parts = [tf.split(value, compute.replicas) for value in batch]
+    with tf.device("CPU:0"):  # or TensorFlow would split some of them on the first GPU
+        parts = [tf.split(value, compute.replicas) for value in batch]
 
     def part(context: tf.distribute.experimental.ValueContext) -> Batch:
         replica = context.replica_id_in_sync_group
@@ -119,7 +126,7 @@ def split_batch(batch: Batch, compute: Compute) -> Batch:
 
 
 def one_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Makes each batch before the one before it is used: its copy overlaps the step."""
+    """Makes each batch before the one before it is used."""
     iterator = iter(batches)
     try:
         ready = next(iterator)
@@ -151,14 +158,6 @@ def training_batches(
         TlperfError: 65 where the split has fewer images than a batch.
     """
     split = dataset.split("train")
-    if split.count < config.batch_size:
-        raise TlperfError(
-            ExitCode.DATA,
-            "too_few_images",
-            found=f"the training split has {split.count} images, a batch needs "
-            f"{config.batch_size}",
-            remedy=f"give --batch_size={max(1, split.count)} or less, or more images",
-        )
     plan = plan_training(
         count=split.count, batch_size=config.batch_size, seed=config.seed, epoch=epoch
     )

@@ -12,6 +12,8 @@ import dataclasses
 
 import numpy as np
 
+from tlperf.core.errors import ExitCode, TlperfError
+
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -62,7 +64,18 @@ class BatchPlan:
 
 
 def plan_training(*, count: int, batch_size: int, seed: int, epoch: int) -> BatchPlan:
-    """Full batches in the epoch's order; another remainder is left out each epoch."""
+    """Full batches in the epoch's order; another remainder is left out each epoch.
+
+    Raises:
+        TlperfError: 65 where there are fewer images than a batch.
+    """
+    if count < batch_size:
+        raise TlperfError(
+            ExitCode.DATA,
+            "too_few_images",
+            found=f"the training split has {count} images, a batch needs {batch_size}",
+            remedy=f"give --batch_size={max(1, count)} or less, or more images",
+        )
     order = training_order(count=count, seed=seed, epoch=epoch)
     used = count - count % batch_size
     return BatchPlan(

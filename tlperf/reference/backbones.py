@@ -254,6 +254,15 @@ BACKBONES: tuple[BackboneSpec, ...] = (
 )
 
 
+def check_image_size(spec: BackboneSpec, image_size: int) -> None:
+    """Refuses an image smaller than the network accepts (SettingsError)."""
+    if image_size < spec.min_size:
+        raise SettingsError(
+            f"image_size is {image_size}",
+            f"give {spec.min_size} or more: {spec.title} accepts no smaller image",
+        )
+
+
 def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 

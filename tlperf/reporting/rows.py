@@ -143,16 +143,25 @@ def collect_rows(rows: Sequence[dict[str, Any]]) -> RunRows:
     for found in stages.values():
         titles |= {name: name for name in found if name and name not in titles}
     backbones = tuple(
-        BackboneRows(
-            name=name,
-            title=title,
-            rows={
-                stage: found[name] for stage, found in stages.items() if name in found
-            },
-        )
+        BackboneRows(name=name, title=title, rows=_of_one_training(name, stages))
         for name, title in titles.items()
     )
     shards = list(latest(rows, "shard").values())
     used = (*shards, *(row for results in backbones for row in results.rows.values()))
     shard = child(shards[-1], "result") if shards else {}
     return RunRows(backbones=backbones, shard=shard, rows=used)
+
+
+def _of_one_training(
+    name: str, stages: Mapping[str, Mapping[str, Row]]
+) -> dict[str, Row]:
+    """A backbone's newest rows; an evaluation of weights that a newer training replaced
+    is left out, since its accuracy is not that of the curves beside it."""
+    rows = {stage: found[name] for stage, found in stages.items() if name in found}
+    trained, evaluated = (
+        child(rows.get(stage, {}), "result").get("weights_sha256")
+        for stage in ("train", "evaluate")
+    )
+    if trained and evaluated and trained != evaluated:
+        del rows["evaluate"]
+    return rows

@@ -11,22 +11,21 @@ weights.h5 holds the best epoch: highest validation accuracy, then lowest loss.
 import dataclasses
 import functools
 import math
-import pathlib
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
 from tlperf.core import files
 from tlperf.core.batch import Batch
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.progress import log, progress_bar
+from tlperf.core.progress import log
 from tlperf.core.settings import RunConfig
 from tlperf.core.units import format_secs
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
-from tlperf.model.build import Classifier, build_classifier, check_classes
+from tlperf.model.build import Classifier, build_classifier
 from tlperf.model.facts import describe_architecture
 from tlperf.model.preprocess import normalisation_for
 from tlperf.model.steps import (
@@ -38,112 +37,19 @@ from tlperf.model.steps import (
 )
 from tlperf.model.weights import WEIGHTS_NAME, WeightsSource, save_keras_weights
 from tlperf.pipeline.input import (
-    Batches,
     check_batch_size,
     evaluation_batches,
     training_batches,
 )
 from tlperf.reference.backbones import BackboneSpec, Normalisation
 from tlperf.training.optimizer import build_optimizer, optimizer_settings
+from tlperf.training.passes import PassResult, run_pass
 from tlperf.training.telemetry import Telemetry
 
+# The weights of a training that is not over; no reader takes them for finished ones.
+_UNFINISHED = f"unfinished-{WEIGHTS_NAME}"
 # Above this share of an epoch spent waiting for input, the result says so.
 _INPUT_WAIT_WARNING = 0.10
-
-Item = TypeVar("Item")
-
-
-@dataclasses.dataclass
-class Waits:
-    """Iterates and adds up the seconds spent waiting for the next item."""
-
-    clock: Callable[[], float] = time.perf_counter
-    secs: float = 0.0
-
-    def over(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yields the items."""
-        iterator = iter(items)
-        while True:
-            start = self.clock()
-            try:
-                item = next(iterator)
-            except StopIteration:
-                return
-            finally:
-                self.secs += self.clock() - start
-            yield item
-
-
-@dataclasses.dataclass(frozen=True)
-class PassResult:
-    """One pass over a split.
-
-    Attributes:
-        loss: mean over the images that count.
-        accuracy: share of them classified right.
-        count: images that counted.
-        steps: batches.
-        secs: wall time of the pass.
-        first_step_secs: of the first step, tracing and compiling included.
-        input_wait_secs: waiting for batches, the first one's left out.
-    """
-
-    loss: float
-    accuracy: float
-    count: int
-    steps: int
-    secs: float
-    first_step_secs: float
-    input_wait_secs: float
-
-    @property
-    def steady_secs(self) -> float:
-        """Wall time without the first step."""
-        return self.secs - self.first_step_secs
-
-    @property
-    def steps_per_sec(self) -> float:
-        """Steps a second after the first; of the first where it is the only one."""
-        if self.steps == 1:
-            return 1 / self.secs
-        return (self.steps - 1) / self.steady_secs
-
-
-def run_pass(
-    step: Callable[[Batch], StepSums], batches: Batches, *, compute: Compute, title: str
-) -> PassResult:
-    """Runs a step over all batches of a pass; reads the device once, at the end.
-
-    Sums stay on the device while steps are queued, so the host never waits between two
-    steps. They are float32 sums of at most a batch each and are added up in float64.
-    """
-    waits, sums = Waits(), []
-    start = time.perf_counter()
-    first_step_secs = first_wait_secs = 0.0
-    batch_size = batches.plan.batch_size
-    with progress_bar(
-        total=batches.plan.steps * batch_size, unit="img", title=title
-    ) as bar:
-        for batch in waits.over(batches.distribute(compute)):
-            sums.append(step(batch))
-            if len(sums) == 1:
-                float(sums[0].loss)  # blocks, so that the first step is timed whole
-                first_step_secs = time.perf_counter() - start
-                first_wait_secs = waits.secs
-            bar.update(batch_size)
-        loss, correct, count = (
-            math.fsum(float(value) for value in column)
-            for column in zip(*sums, strict=True)
-        )
-    return PassResult(
-        loss=loss / count,
-        accuracy=correct / count,
-        count=int(count),
-        steps=len(sums),
-        secs=time.perf_counter() - start,
-        first_step_secs=first_step_secs,
-        input_wait_secs=waits.secs - first_wait_secs,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,11 +111,6 @@ class Trainer:
         return run_pass(self.evaluate_step, batches, compute=self.compute, title=title)
 
 
-def backbone_folder(config: RunConfig, spec: BackboneSpec) -> pathlib.Path:
-    """Where a backbone's results go."""
-    return pathlib.Path(config.workdir) / spec.name
-
-
 def build_trainer(
     spec: BackboneSpec,
     config: RunConfig,
@@ -225,7 +126,6 @@ def build_trainer(
     """
     check_batch_size(config.input.batch_size, compute.replicas)
     classes = len(dataset.manifest.classes)
-    check_classes(classes)
     # Before any layer is built: building draws head weights and dropout seeds.
     keras.utils.set_random_seed(config.training.seed)
     image_size = config.input.image_size or spec.native_size
@@ -276,7 +176,7 @@ def train_backbone(
         spec, config, dataset=dataset, compute=compute, weights=weights
     )
     build_secs = time.perf_counter() - start
-    folder = backbone_folder(config, spec)
+    folder = config.backbone_path(spec.name)
     files.write_json(
         folder / "architecture.json",
         describe_architecture(
@@ -287,26 +187,34 @@ def train_backbone(
     with Telemetry(folder) as telemetry:
         for epoch in range(config.training.epochs):
             trained, dropped = trainer.train_epoch(epoch)
-            _check_finite(spec, trained, epoch)
-            row = _epoch_row(trainer, epoch, trained, trainer.validate())
+            validated = trainer.validate()
+            _check_finite(spec, epoch, trained, validated)
+            row = _epoch_row(trainer, epoch, trained, validated)
             row["dropped"] = dropped
             if row == max([*rows, row], key=_quality):
-                save_keras_weights(trainer.classifier.whole, folder / WEIGHTS_NAME)
+                save_keras_weights(trainer.classifier.whole, folder / _UNFINISHED)
             rows.append(row)
             telemetry.write_epoch(row)
             log(_epoch_text(spec, row, config.training.epochs))
-    result = _train_result(trainer, rows, weights, folder, build_secs)
+    # A training that failed before this leaves the one before it whole.
+    (folder / _UNFINISHED).rename(folder / WEIGHTS_NAME)
+    files.fsync_directory(folder)
+    result = _train_result(trainer, rows, weights=weights, build_secs=build_secs)
     return Training(result, Network(trainer.classifier.whole, trainer.predict))
 
 
-def _check_finite(spec: BackboneSpec, result: PassResult, epoch: int) -> None:
-    if not math.isfinite(result.loss):
-        raise TlperfError(
-            ExitCode.DATA,
-            "not_finite",
-            found=f"the loss of {spec.name} is {result.loss} in epoch {epoch + 1}",
-            remedy="give a lower --learning_rate, or --precision=float32",
-        )
+def _check_finite(
+    spec: BackboneSpec, epoch: int, trained: PassResult, validated: PassResult
+) -> None:
+    for kind, result in (("training", trained), ("validation", validated)):
+        if not math.isfinite(result.loss):
+            raise TlperfError(
+                ExitCode.DATA,
+                "not_finite",
+                found=f"the {kind} loss of {spec.name} is {result.loss} in epoch "
+                f"{epoch + 1}",
+                remedy="give a lower --learning_rate, or --precision=float32",
+            )
 
 
 def _quality(row: dict[str, Any]) -> tuple[float, float, int]:
@@ -317,8 +225,8 @@ def _quality(row: dict[str, Any]) -> tuple[float, float, int]:
 def _epoch_row(
     trainer: Trainer, epoch: int, trained: PassResult, validated: PassResult
 ) -> dict[str, Any]:
-    steps_per_sec = trained.steps_per_sec
-    steady_secs = trained.steady_secs or trained.secs
+    settings = optimizer_settings(trainer.spec, trainer.config.training)
+    steps_per_sec = trained.timed_steps / trained.timed_secs
     return {
         "epoch": epoch + 1,
         "loss": trained.loss,
@@ -326,15 +234,16 @@ def _epoch_row(
         "val_loss": validated.loss,
         "val_accuracy": validated.accuracy,
         "secs": trained.secs + validated.secs,
-        "train_secs": trained.secs,
+        "train_pass_secs": trained.secs,
         "first_step_secs": trained.first_step_secs,
         "steps": trained.steps,
+        "timed_steps": trained.timed_steps,
+        "timed_secs": trained.timed_secs,
+        "timed_wait_secs": trained.timed_wait_secs,
         "steps_per_sec": steps_per_sec,
         "images_per_sec": steps_per_sec * trainer.config.input.batch_size,
-        "input_wait_fraction": trained.input_wait_secs / steady_secs,
-        "learning_rate": optimizer_settings(trainer.spec, trainer.config.training)[
-            "learning_rate"
-        ],
+        "input_wait_fraction": trained.timed_wait_secs / trained.timed_secs,
+        "learning_rate": settings["learning_rate"],
     }
 
 
@@ -350,28 +259,23 @@ def _epoch_text(spec: BackboneSpec, row: dict[str, Any], epochs: int) -> str:
 def _train_result(
     trainer: Trainer,
     rows: list[dict[str, Any]],
+    *,
     weights: WeightsSource,
-    folder: pathlib.Path,
     build_secs: float,
 ) -> dict[str, Any]:
     config, classifier = trainer.config, trainer.classifier
-    # Rates after the first step of each epoch; weighted by the seconds they took.
-    steady = [max(row["train_secs"] - row["first_step_secs"], 0.0) for row in rows]
-    total = math.fsum(steady) or math.fsum(row["train_secs"] for row in rows)
-    steps = sum(max(row["steps"] - 1, 1) for row in rows)
-    waited = math.fsum(
-        row["input_wait_fraction"] * secs
-        for row, secs in zip(rows, steady, strict=True)
-    )
-    wait_fraction = waited / total
+    folder = config.backbone_path(trainer.spec.name)
+    timed_secs = math.fsum(row["timed_secs"] for row in rows)
+    steps_per_sec = sum(row["timed_steps"] for row in rows) / timed_secs
+    wait_fraction = math.fsum(row["timed_wait_secs"] for row in rows) / timed_secs
     return {
         "backbone": trainer.spec.name,
         "classes": list(trainer.dataset.manifest.classes),
         "epochs": rows,
         "train_secs": math.fsum(row["secs"] for row in rows),
         "build_secs": build_secs,
-        "steps_per_sec": steps / total,
-        "images_per_sec": steps / total * config.input.batch_size,
+        "steps_per_sec": steps_per_sec,
+        "images_per_sec": steps_per_sec * config.input.batch_size,
         "input_wait_fraction": wait_fraction,
         "feature_cache": "off",
         "precision": trainer.compute.precision,
