@@ -265,7 +265,10 @@ def test_an_interrupt_ends_in_130(capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_readme_commands_parse():
+def test_readme_commands_parse(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "w").mkdir()
+    (tmp_path / "w" / "flags.txt").write_text("--preset=quick\n")
     lines = re.findall(r"^\s*(?:python -m )?tlperf (.+)$", README.read_text(), re.M)
     commands = [line.split("#")[0].split() for line in lines]
     assert any(command[0] == "run" for command in commands)

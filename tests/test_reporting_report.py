@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 
 # pytest puts this folder on the path; mypy does not know.
-from test_reporting_rows import (  # type: ignore[import-not-found]
+from tests.test_reporting_rows import (
     HOSTILE,
     Case,
     write_fixed_rows,
     write_rows,
 )
-
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.results import append_result
 from tlperf.core.settings import Preset

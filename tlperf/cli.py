@@ -20,7 +20,7 @@ from absl import flags
 from tlperf.core import files, settings
 from tlperf.core.errors import ExitCode, SettingsError
 from tlperf.core.quiet import VERBOSE_VARIABLE, quiet_stderr
-from tlperf.core.resolve import preset_values, resolve_config
+from tlperf.core.resolve import resolve_config
 from tlperf.core.settings import Preset, RunConfig
 from tlperf.job.outcome import run_guarded
 from tlperf.reporting import terminal
@@ -331,12 +331,11 @@ def _unknown(kind: str, word: str, known: Sequence[str], usage: str) -> Settings
 def write_flagfile(command: str, values: dict[str, Any]) -> None:
     """WORKDIR/flags.txt: `tlperf COMMAND --flagfile=` of it runs the same again.
 
-    It holds what was given and what the preset filled in; the rest are defaults.
+    It holds what was given, the preset's name among it; the rest are defaults.
     """
-    preset = preset_values(Preset(values.get("preset") or Preset.PAPER))
     lines = [f"# tlperf {command} --flagfile=THIS_FILE"]
     for name in COMMANDS[command].flags:
-        wanted = name in values["given"] or name in preset or name == "workdir"
+        wanted = name in values["given"] or name == "workdir"
         if wanted and name not in ("json", "dry_run", "verbose"):
             lines.append(f"--{name}={values[name]}")
     path = pathlib.Path(values["workdir"]) / "flags.txt"
