@@ -28,8 +28,8 @@ from tlperf.reporting.report import write_report
 
 def shard_job(config: RunConfig) -> dict[str, Any]:
     """Shards the source into the data directory; a row goes to the workdir."""
-    write_settings(config)
     result = write_dataset(config.data, config.data_path)
+    write_settings(config)  # not where the data were refused
     append_result(
         config.workdir,
         stage="shard",
