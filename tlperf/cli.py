@@ -9,6 +9,7 @@ module defines none. Heavy imports happen inside the commands.
 import dataclasses
 import difflib
 import enum
+import functools
 import os
 import pathlib
 import sys
@@ -154,10 +155,9 @@ def _run(config: RunConfig, values: dict[str, Any]) -> Outcome:
 
     if values["dry_run"]:
         return run.plan_job(config), ExitCode.OK
-    run.check_inputs(config)
     # Not before: a refused call keeps the flags of the run that is there.
-    write_flagfile("run", values)
-    return run.run_job(config), ExitCode.OK
+    accepted = functools.partial(write_flagfile, "run", values)
+    return run.run_job(config, on_accepted=accepted), ExitCode.OK
 
 
 def _shard(config: RunConfig, values: dict[str, Any]) -> Outcome:

@@ -6,7 +6,7 @@ plan = plan_job(config)     # --dry_run: nothing is written
 
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,11 +69,17 @@ def collect_runs(rows: Sequence[dict[str, Any]], stage: str) -> list[dict[str, A
     return results
 
 
-def run_job(config: RunConfig) -> dict[str, Any]:
+def run_job(
+    config: RunConfig, *, on_accepted: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """The whole way for each backbone; returns the JSON of `run`.
 
     A backbone that fails does not end the others: the report is written from what there
     is, then the failure is raised.
+
+    Args:
+        config: what to run.
+        on_accepted: called once inputs and data are found good, before any training.
     """
     start = time.perf_counter()
     check_inputs(config)
@@ -83,6 +89,7 @@ def run_job(config: RunConfig) -> dict[str, Any]:
         data: dict[str, Any] = {"data_dir": str(config.data_path), "reused": True}
     else:
         data = shard_job(config)
+    on_accepted()
     outcome = run_sweep(config, stages=BACKBONE_STAGES)
     report = write_report(pathlib.Path(config.workdir))
     outcome.raise_failure()

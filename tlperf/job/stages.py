@@ -69,8 +69,11 @@ class StageRunner:
         )
 
     def _train(self, spec: BackboneSpec) -> dict[str, Any]:
-        from tlperf.model.trained import load_best
-        from tlperf.model.weights import find_weights
+        from tlperf.model.weights import (
+            WEIGHTS_NAME,
+            find_weights,
+            load_keras_weights,
+        )
         from tlperf.training.loop import train_backbone
 
         # Both are checked before the devices are touched: seconds sooner.
@@ -80,12 +83,8 @@ class StageRunner:
             spec, self.config, dataset=dataset, compute=self.compute, weights=weights
         )
         # Evaluation goes on with the network that is built and traced, from the file.
-        load_best(
-            training.network,
-            spec,
-            self.config.backbone_path(spec.name),
-            training.result,
-        )
+        path = self.config.backbone_path(spec.name) / WEIGHTS_NAME
+        load_keras_weights(training.network.model, path)
         self._networks = {training.result["weights_sha256"]: training.network}
         return training.result
 

@@ -53,17 +53,8 @@ def load_trained(
         compute=compute,
         normalisation=normalisation_for(spec, Preprocess(trained["preprocess"])),
     )
-    network = Network(model, predict)
-    load_best(network, spec, folder, trained)
-    return network
-
-
-def load_best(
-    network: Network, spec: BackboneSpec, folder: pathlib.Path, trained: dict[str, Any]
-) -> None:
-    """Loads the best weights into a network of the same build; raises as above."""
-    check_weights(spec, folder, trained)
-    load_keras_weights(network.model, folder / WEIGHTS_NAME)
+    load_keras_weights(model, folder / WEIGHTS_NAME)
+    return Network(model, predict)
 
 
 def check_weights(

@@ -90,11 +90,12 @@ def run_pass(
     with progress_bar(total=len(plan.index), unit="img", title=title) as bar:
         for batch in waits.over(batches.distribute(compute)):
             pending.append(step(batch))
-            if not done or len(pending) > _STEPS_AHEAD:
-                done.append(_read(pending.pop(0)))
-                bar.update(plan.batch_size)
-            if len(done) == 1 and not first_secs:
+            if not done:  # the first step is waited for, so that it is timed whole
+                done.append(_read(pending.pop()))
                 first_secs, first_wait_secs = time.perf_counter() - start, waits.secs
+            elif len(pending) > _STEPS_AHEAD:
+                done.append(_read(pending.pop(0)))
+            bar.update(plan.batch_size)
         done += [_read(sums) for sums in pending]
     secs = time.perf_counter() - start
     loss, correct, count = (math.fsum(column) for column in zip(*done, strict=True))
