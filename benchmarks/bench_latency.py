@@ -9,7 +9,8 @@ published figure are in `extra_info` (`--benchmark-json`). Measured on 2 cores o
 
 import pytest
 
-from tlperf.core.settings import LatencyConfig, Protocol
+from tlperf.core.choices import Protocol
+from tlperf.core.settings import LatencyConfig
 from tlperf.core.statistics import summarise
 from tlperf.latency.measure import Subject, make_images, published_figure
 from tlperf.latency.protocols import PROTOCOLS

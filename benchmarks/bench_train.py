@@ -16,14 +16,8 @@ import keras
 import numpy as np
 import pytest
 
-from tlperf.core.settings import (
-    DataConfig,
-    DeviceConfig,
-    InputConfig,
-    Precision,
-    Preprocess,
-    RunConfig,
-)
+from tlperf.core.choices import Precision, Preprocess
+from tlperf.core.settings import DataConfig, DeviceConfig, InputConfig, RunConfig
 from tlperf.core.statistics import median
 from tlperf.core.units import ratio
 from tlperf.dataset.shard import write_dataset

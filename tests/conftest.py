@@ -12,7 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 @pytest.fixture(scope="session")
 def two_cpus():
     """A Compute of one of two logical CPU devices, float32, no XLA."""
-    from tlperf.core.settings import DeviceConfig, Strategy
+    from tlperf.core.choices import Strategy
+    from tlperf.core.settings import DeviceConfig
     from tlperf.device.setup import setup_compute
 
     config = DeviceConfig(devices="cpu", logical_devices=2, strategy=Strategy.ONE)

@@ -13,9 +13,10 @@ import pytest
 from PIL import Image
 
 from tlperf import cli
+from tlperf.core.choices import Preset
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.resolve import resolve_config
-from tlperf.core.settings import Preset, RunConfig, TrainConfig
+from tlperf.core.settings import RunConfig, TrainConfig
 from tlperf.job.outcome import run_guarded
 from tlperf.job.sweep import write_settings
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlperf.core import settings
+from tlperf.core import choices, settings
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError, escape_text
 from tlperf.core.resolve import preset_values, resolve_config
 from tlperf.core.settings import RunConfig
@@ -22,7 +22,7 @@ from tlperf.core.settings import RunConfig
         (lambda: settings.DataConfig(name="cats\n"), "name is 'cats\\n'"),
         (lambda: settings.DataConfig(limit=-1), "limit is -1"),
         (
-            lambda: settings.DataConfig(encoding=settings.Encoding.RAW),
+            lambda: settings.DataConfig(encoding=choices.Encoding.RAW),
             "give --image_size with it",
         ),
         (lambda: settings.InputConfig(batch_size=0), "batch_size is 0"),
@@ -34,7 +34,7 @@ from tlperf.core.settings import RunConfig
         (lambda: settings.LatencyConfig(protocols=()), "give at least one"),
         (lambda: RunConfig(workdir=""), "workdir is ''"),
         (
-            lambda: settings.parse_choice(settings.Xla, "maybe"),
+            lambda: choices.parse_choice(choices.Xla, "maybe"),
             "'maybe' is no Xla; use auto, on, off",
         ),
     ],
@@ -51,16 +51,16 @@ def test_settings_come_back_equal_from_json():
     config = RunConfig(
         workdir="w",
         data=settings.DataConfig(
-            split=(50, 25, 25), encoding=settings.Encoding.RAW, image_size=96
+            split=(50, 25, 25), encoding=choices.Encoding.RAW, image_size=96
         ),
-        training=settings.TrainConfig(optimizer=settings.Optimizer.ADAGRAD),
-        latency=settings.LatencyConfig(protocols=(settings.Protocol.COMPILED,)),
-        preset=settings.Preset.QUICK,
+        training=settings.TrainConfig(optimizer=choices.Optimizer.ADAGRAD),
+        latency=settings.LatencyConfig(protocols=(choices.Protocol.COMPILED,)),
+        preset=choices.Preset.QUICK,
     )
     again = RunConfig.from_dict(json.loads(json.dumps(config.to_dict())))
     assert again == config
-    assert isinstance(again.data.encoding, settings.Encoding)
-    assert isinstance(again.training.optimizer, settings.Optimizer)
+    assert isinstance(again.data.encoding, choices.Encoding)
+    assert isinstance(again.training.optimizer, choices.Optimizer)
 
 
 def test_a_setting_of_another_version_is_refused():
@@ -85,7 +85,7 @@ def _values(**given):
 def test_a_preset_fills_in_only_what_was_not_given():
     config = resolve_config("run", _values(preset="quick", epochs=7))
     assert config.training.epochs == 7
-    assert config.input.batch_size == preset_values(settings.Preset.QUICK)["batch_size"]
+    assert config.input.batch_size == preset_values(choices.Preset.QUICK)["batch_size"]
     assert config.is_smoke
 
 

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 
 from tests.images import exif_bytes, image_bytes, make_image
-from tlperf.core.settings import Encoding, Exif
+from tlperf.core.choices import Encoding, Exif
 from tlperf.dataset.guard import (
     DECODER_WARNING,
     ImageFacts,
+    Limits,
     RefusedError,
     check_image,
     decode_rgb,
@@ -65,7 +66,7 @@ ACCEPTED = [
     ("data", "kind", "shape"), [c[1:] for c in ACCEPTED], ids=[c[0] for c in ACCEPTED]
 )
 def test_accepts_by_content(data, kind, shape):
-    facts = check_image(data, max_pixels=MAX_PIXELS)
+    facts = check_image(data, limits=Limits(max_pixels=MAX_PIXELS))
     assert facts == ImageFacts(kind, *shape)
     pixels = decode_rgb(data, kind)
     assert pixels.shape == (*shape, 3)
@@ -108,7 +109,7 @@ REFUSED = [
 @pytest.mark.parametrize(("reason", "data"), REFUSED)
 def test_refuses_with_a_reason(reason, data):
     with pytest.raises(RefusedError) as caught:
-        check_image(data, max_pixels=MAX_PIXELS)
+        check_image(data, limits=Limits(max_pixels=MAX_PIXELS))
     assert caught.value.reason == reason
     assert caught.value.detail
     if reason.startswith("bomb"):
@@ -122,13 +123,13 @@ def test_every_cut_of_a_jpeg_is_refused():
     data = image_bytes(3, size=(16, 16))
     for length in range(len(data)):
         with pytest.raises(RefusedError):
-            check_image(data[:length], max_pixels=MAX_PIXELS)
+            check_image(data[:length], limits=Limits(max_pixels=MAX_PIXELS))
 
 
 def test_a_larger_limit_than_pillows_own_holds():
     limit = Image.MAX_IMAGE_PIXELS
     with pytest.raises(RefusedError) as caught:
-        check_image(png_header(20_000, 20_000), max_pixels=500_000_000)
+        check_image(png_header(20_000, 20_000), limits=Limits(max_pixels=500_000_000))
     # The header passes; the missing pixels are what is wrong.
     assert caught.value.reason == "truncated"
     assert limit == Image.MAX_IMAGE_PIXELS
@@ -136,7 +137,7 @@ def test_a_larger_limit_than_pillows_own_holds():
 
 def test_a_damaged_scan_that_still_decodes_is_flagged():
     damaged = JPEG[:-2] + bytes(20) + JPEG[-2:]
-    facts = check_image(damaged, max_pixels=MAX_PIXELS)
+    facts = check_image(damaged, limits=Limits(max_pixels=MAX_PIXELS))
     assert facts.flags == (DECODER_WARNING,)
 
 
@@ -145,12 +146,14 @@ def test_a_damaged_scan_that_still_decodes_is_flagged():
 def test_reads_the_orientation(kind, orientation):
     data = image_bytes(1, kind, exif=exif_bytes(orientation))
     expected = orientation if 1 <= orientation <= 8 else 1
-    assert check_image(data, max_pixels=MAX_PIXELS).orientation == expected
+    assert (
+        check_image(data, limits=Limits(max_pixels=MAX_PIXELS)).orientation == expected
+    )
 
 
 def test_a_damaged_exif_block_does_no_harm():
     data = image_bytes(1, exif=b"Exif\0\0garbage")
-    assert check_image(data, max_pixels=MAX_PIXELS).orientation == 1
+    assert check_image(data, limits=Limits(max_pixels=MAX_PIXELS)).orientation == 1
 
 
 def test_sixteen_bits_keep_the_high_byte():
@@ -172,7 +175,7 @@ def test_applies_the_orientation_as_pillow_does(orientation):
     from PIL import ImageOps
 
     data = image_bytes(5, "PNG", exif=exif_bytes(orientation), size=(40, 20))
-    facts = check_image(data, max_pixels=MAX_PIXELS)
+    facts = check_image(data, limits=Limits(max_pixels=MAX_PIXELS))
     payload = encode_payload(
         data, facts, layout=Layout(Encoding.RAW, image_size=16, exif=Exif.APPLY)
     )
@@ -186,7 +189,7 @@ def test_applies_the_orientation_as_pillow_does(orientation):
 
 def test_ignored_orientation_is_kept_as_a_fact():
     data = image_bytes(5, exif=exif_bytes(6))
-    facts = check_image(data, max_pixels=MAX_PIXELS)
+    facts = check_image(data, limits=Limits(max_pixels=MAX_PIXELS))
     for encoding in (Encoding.JPEG, Encoding.RAW):
         layout = Layout(encoding, image_size=16, exif=Exif.IGNORE)
         assert encode_payload(data, facts, layout=layout).orientation == 6

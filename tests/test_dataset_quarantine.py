@@ -7,14 +7,17 @@ import os
 import pytest
 
 from tests.images import image_bytes, make_folder, read_all
+from tlperf.core.choices import Encoding, Exif, Format, OnBad
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import sha256_bytes
-from tlperf.core.settings import DataConfig, Encoding, Exif, Format, OnBad
+from tlperf.core.settings import DataConfig
+from tlperf.dataset.guard import Limits
 from tlperf.dataset.ingest import Refusal, inspect_item
 from tlperf.dataset.payload import Layout
 from tlperf.dataset.plan import ShardPlan
 from tlperf.dataset.shard import plan_dataset, write_dataset
-from tlperf.dataset.sources import FileOrigin, Item
+from tlperf.dataset.sources.folder import FileOrigin
+from tlperf.dataset.sources.listing import Item
 from tlperf.dataset.writing import ShardTask, write_shard
 
 
@@ -128,7 +131,7 @@ def test_a_class_too_small_for_three_splits_is_refused(tmp_path):
 def test_a_file_that_is_gone_is_unreadable(tmp_path):
     path = os.fsencode(tmp_path / "gone.jpg")
     item = Item("cats/gone.jpg", b"cats/gone.jpg", "cats", FileOrigin(path))
-    found = inspect_item(item, max_pixels=100)
+    found = inspect_item(item, limits=Limits(max_pixels=100), max_bytes=10**6)
     assert found.refusal == Refusal("unreadable:ENOENT", "No such file or directory")
     assert (found.sha256, found.bytes) == ("", None)
 
@@ -137,7 +140,7 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path):
     path = tmp_path / "1.jpg"
     path.write_bytes(image_bytes(1))
     item = Item("cats/1.jpg", b"cats/1.jpg", "cats", FileOrigin(os.fsencode(path)))
-    found = inspect_item(item, max_pixels=10**6)
+    found = inspect_item(item, limits=Limits(), max_bytes=10**6)
     path.write_bytes(image_bytes(2))
     task = ShardTask(
         plan=ShardPlan("s", "train", 0, 1),

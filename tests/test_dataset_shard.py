@@ -10,15 +10,10 @@ import numpy as np
 import pytest
 
 from tests.images import exif_bytes, image_bytes, make_folder, read_all
+from tlperf.core.choices import Encoding, Exif, Format, SplitMode
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import directory_lock, sha256_bytes
-from tlperf.core.settings import (
-    DataConfig,
-    Encoding,
-    Exif,
-    Format,
-    SplitMode,
-)
+from tlperf.core.settings import DataConfig
 from tlperf.dataset.inspect import decode_example, inspect_dataset
 from tlperf.dataset.shard import plan_dataset, write_dataset
 from tlperf.dataset.store import open_dataset

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlperf.core.choices import Encoding, Format, SplitMode
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.settings import Encoding, Format, SplitMode
 from tlperf.dataset.plan import (
     RECORD_OVERHEAD_BYTES,
     SHARD_BYTES,

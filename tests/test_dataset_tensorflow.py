@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from tests.images import image_bytes, make_folder
-from tlperf.core.settings import DataConfig, Encoding
+from tlperf.core.choices import Encoding
+from tlperf.core.settings import DataConfig
 from tlperf.dataset import examples, tfrecord
-from tlperf.dataset.guard import RefusedError, check_image, decode_rgb
+from tlperf.dataset.guard import Limits, RefusedError, check_image, decode_rgb
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 
@@ -98,7 +99,7 @@ def tensorflow_pixels(tf, data):
 @pytest.mark.parametrize("kind", KINDS)
 def test_decodes_as_tensorflow_does(kind, tf):
     data = KINDS[kind]
-    ours = decode_rgb(data, check_image(data, max_pixels=10**6).format)
+    ours = decode_rgb(data, check_image(data, limits=Limits()).format)
     difference = np.abs(ours.astype(int) - tensorflow_pixels(tf, data))
     # CMYK is rounded differently in its conversion; the rest is bit-equal.
     assert difference.max() <= (1 if kind == "cmyk" else 0)
@@ -116,7 +117,7 @@ def test_what_is_accepted_tensorflow_decodes(tf):
         if round_number % 5 == 0:
             del data[generator.integers(len(data)) :]
         try:
-            facts = check_image(bytes(data), max_pixels=10**6)
+            facts = check_image(bytes(data), limits=Limits())
         except RefusedError:
             continue
         accepted += 1

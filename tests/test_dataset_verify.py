@@ -6,8 +6,9 @@ import shutil
 import pytest
 
 from tests.images import make_folder
+from tlperf.core.choices import Format
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.settings import DataConfig, Format
+from tlperf.core.settings import DataConfig
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.dataset.verify import verify_dataset

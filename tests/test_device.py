@@ -2,8 +2,9 @@
 
 import pytest
 
+from tlperf.core.choices import Precision, Xla
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.settings import DeviceConfig, Precision, Xla
+from tlperf.core.settings import DeviceConfig
 from tlperf.device.setup import resolve_xla, setup_compute
 
 

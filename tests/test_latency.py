@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from tests.tiny import TINY
 from tlperf.core import files
-from tlperf.core.settings import LatencyConfig, Protocol, RunConfig
+from tlperf.core.choices import Protocol
+from tlperf.core.settings import LatencyConfig, RunConfig
 from tlperf.latency.measure import Subject, latency_row, measure_backbone
 from tlperf.latency.protocols import PROTOCOLS
 from tlperf.latency.timer import Timing, measure, repeat

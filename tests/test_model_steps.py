@@ -7,7 +7,8 @@ import tensorflow as tf
 
 from tests.tiny import TINY
 from tlperf.core.batch import Batch
-from tlperf.core.settings import Precision, Preprocess, TrainConfig
+from tlperf.core.choices import Precision, Preprocess
+from tlperf.core.settings import TrainConfig
 from tlperf.model.build import build_classifier
 from tlperf.model.preprocess import normalisation_for, normalise
 from tlperf.model.steps import (

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tlperf.core.choices import Encoding, Exif, Format
 from tlperf.core.errors import TlperfError
-from tlperf.core.settings import DataConfig, Encoding, Exif, Format, InputConfig
+from tlperf.core.settings import DataConfig, InputConfig
 from tlperf.pipeline.order import plan_evaluation, plan_training, training_order
 
 counts = st.integers(1, 300)

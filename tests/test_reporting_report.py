@@ -18,9 +18,9 @@ from tests.test_reporting_rows import (
     write_fixed_rows,
     write_rows,
 )
+from tlperf.core.choices import Preset
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.results import append_result
-from tlperf.core.settings import Preset
 from tlperf.reference.backbones import BACKBONES
 from tlperf.reference.paper import FIGURES
 from tlperf.reporting.report import write_report

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from tlperf.core import files
+from tlperf.core.choices import Preset
 from tlperf.core.results import append_result, read_results
-from tlperf.core.settings import Preset, RunConfig
+from tlperf.core.settings import RunConfig
 from tlperf.core.statistics import binomial_interval
 from tlperf.reference.backbones import BACKBONES, BackboneSpec, find_backbone
 from tlperf.reporting.rows import collect_rows, finite

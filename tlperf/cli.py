@@ -18,11 +18,12 @@ from typing import Any
 
 from absl import flags
 
-from tlperf.core import files, settings
+from tlperf.core import choices, files, settings
+from tlperf.core.choices import Preset
 from tlperf.core.errors import ExitCode, SettingsError
 from tlperf.core.quiet import VERBOSE_VARIABLE, quiet_stderr
 from tlperf.core.resolve import resolve_config
-from tlperf.core.settings import Preset, RunConfig
+from tlperf.core.settings import RunConfig
 from tlperf.job.outcome import run_guarded
 from tlperf.reporting import terminal
 
@@ -73,39 +74,53 @@ FLAGS = {
         Flag("workdir", "tlperf-work", "folder for results"),
         Flag("data_dir", None, "folder of the shards (default WORKDIR/data)"),
         Flag("preset", "paper", "set of defaults", Preset),
-        Flag("source", "photos", "photos, or a folder with one sub-folder a class"),
+        Flag("source", "photos", "photos, a folder with a sub-folder a class, a .zip "
+             "or .tar[.gz] of one or its URL, a .csv, or tfds:NAME"),
+        Flag("source_sha256", None, "of the file behind a URL source"),
+        Flag("keep_splits", True, "splits that the source gives win over --split",
+             bool),
+        Flag("follow_links", False, "read symbolic links to files inside the source",
+             bool),
         Flag("name", None, "dataset name in file names (default: the source's)"),
-        Flag("format", "tfrecord", "container", settings.Format),
-        Flag("encoding", "source", "what is stored", settings.Encoding),
+        Flag("format", "tfrecord", "container", choices.Format),
+        Flag("encoding", "source", "what is stored", choices.Encoding),
         Flag("split", "60/20/20", "percentages of train/validation/test"),
-        Flag("split_mode", "stratified", "how images are dealt", settings.SplitMode),
+        Flag("split_mode", "stratified", "how images are dealt", choices.SplitMode),
         Flag("seed", 0, "of split, order, head weights and dropout", int),
         Flag("limit", 0, "at most this many images; 0 takes all", int),
         Flag("workers", 0, "processes that write shards; 0 takes one a core", int),
         Flag("max_pixels", _DATA.max_pixels, "refuse larger images", int),
-        Flag("on_bad", "quarantine", "unusable files", settings.OnBad),
+        Flag("min_side", _DATA.min_side, "refuse images with a shorter side", int),
+        Flag("max_file_bytes", _DATA.max_file_bytes, "refuse larger files", int),
+        Flag("max_jpeg_scans", _DATA.max_jpeg_scans, "refuse JPEGs of more", int),
+        Flag("image_check", "decode", "before storing", choices.ImageCheck),
+        Flag("on_warning", "accept", "JPEGs decoded with warnings", choices.OnWarning),
+        Flag("tfds_compat", False, "leave out JPEGs without JFIF, as tfds does", bool),
+        Flag("on_bad", "quarantine", "unusable files", choices.OnBad),
         Flag("max_bad", None, "most unusable files (default max(5, 1 %))", int),
-        Flag("exif", "ignore", "EXIF orientation", settings.Exif),
+        Flag("exif", "ignore", "EXIF orientation", choices.Exif),
         Flag("image_size", None, "side in pixels (default: native)", int),
-        Flag("preprocess", "backbone", "pixel normalisation", settings.Preprocess),
+        Flag("preprocess", "backbone", "pixel normalisation", choices.Preprocess),
         Flag("batch_size", 32, "images a step, over all replicas", int),
         Flag("backbones", "all", "all, or a comma list of backbones"),
         Flag("weights", "imagenet", "imagenet, none, DIR, FILE, or NAME:one,NAME:two"),
         Flag("freeze", "paper", "paper, all, none, or the first active layer"),
         Flag("epochs", 10, "passes over the training split", int),
         Flag("learning_rate", None, "(default: Table 4)", float),
-        Flag("optimizer", None, "(default: Table 4)", settings.Optimizer),
+        Flag("optimizer", None, "(default: Table 4)", choices.Optimizer),
         Flag("devices", "auto", "auto, cpu, gpu or gpu:0,1"),
         Flag("logical_devices", 0, "split the CPU into so many, for tests", int),
-        Flag("strategy", "auto", "replicas", settings.Strategy),
-        Flag("precision", "auto", "of the backbone", settings.Precision),
-        Flag("xla", "auto", "compile steps by XLA", settings.Xla),
+        Flag("strategy", "auto", "replicas", choices.Strategy),
+        Flag("precision", "auto", "of the backbone", choices.Precision),
+        Flag("xla", "auto", "compile steps by XLA", choices.Xla),
         Flag("protocol", None, "comma list of keras_predict, compiled (default both)"),
         Flag("latency_secs", None, "stop a row after (default 60 in run, else never)",
              float),
         Flag("latency_batch_size", None, "images a timed step (default 32)", int),
         Flag("fast", False, "manifest and sizes only", bool),
         Flag("png", None, "write a contact sheet to this file"),
+        Flag("near_duplicates", None, "report images whose perceptual hashes differ by "
+             "at most so many of 64 bits", int),
         Flag("secs", 3.0, "seconds to measure", float),
         Flag("dry_run", False, "print the plan, do nothing", bool),
         Flag("json", False, "print one JSON object on stdout", bool),
@@ -117,8 +132,10 @@ _COMMON = ("workdir", "preset", "dry_run", "json", "verbose")
 # Commands whose --dry_run is a plan; the others show the settings they would use.
 _PLANNED = ("run", "shard", "train")
 _SOURCE_FLAGS = (
-    *("source", "name", "format", "encoding", "split", "split_mode", "seed"),
-    *("limit", "workers", "max_pixels", "on_bad", "max_bad", "exif"),
+    *("source", "source_sha256", "keep_splits", "follow_links", "name", "format"),
+    *("encoding", "split", "split_mode", "seed", "limit", "workers", "max_pixels"),
+    *("min_side", "max_file_bytes", "max_jpeg_scans", "image_check", "on_warning"),
+    *("tfds_compat", "on_bad", "max_bad", "exif"),
 )
 _DEVICE_FLAGS = ("devices", "logical_devices", "strategy", "precision", "xla")
 _TRAIN_FLAGS = (

@@ -8,8 +8,9 @@ import pathlib
 from typing import Any
 
 from tlperf.core import files, settings
+from tlperf.core.choices import Preset
 from tlperf.core.errors import SettingsError
-from tlperf.core.settings import Preset, RunConfig
+from tlperf.core.settings import RunConfig
 
 
 def preset_values(preset: Preset) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
     run = RunConfig(workdir="w", data=DataConfig(source="photos"))
 
-A choice is an enum whose values are the words of the command line. `None` means
-"the backbone's or the paper's own value" and is resolved where the backbone is known.
+Choices are enums (`tlperf.core.choices`). `None` means "the backbone's or the paper's
+own value" and is resolved where the backbone is known.
 """
 
 import dataclasses
@@ -12,105 +12,24 @@ import pathlib
 import re
 from typing import Any, Self
 
+from tlperf.core.choices import (
+    Encoding,
+    Exif,
+    Format,
+    ImageCheck,
+    OnBad,
+    OnWarning,
+    Optimizer,
+    Precision,
+    Preprocess,
+    Preset,
+    Protocol,
+    SplitMode,
+    Strategy,
+    Xla,
+    parse_choice,
+)
 from tlperf.core.errors import SettingsError
-
-
-class Format(enum.StrEnum):
-    """Container of the stored examples."""
-
-    TFRECORD = "tfrecord"
-    HDF5 = "hdf5"
-
-
-class Encoding(enum.StrEnum):
-    """What is stored of an image."""
-
-    SOURCE = "source"  # the file's bytes, untouched
-    JPEG = "jpeg"  # resized to image_size and encoded again
-    RAW = "raw"  # uint8 pixels at image_size
-
-
-class SplitMode(enum.StrEnum):
-    """How images are dealt to the three splits."""
-
-    STRATIFIED = "stratified"  # each class by the same shares
-    RANDOM = "random"  # as the paper: over all images at once
-
-
-class OnBad(enum.StrEnum):
-    """What a file that cannot be used does to the whole."""
-
-    QUARANTINE = "quarantine"
-    FAIL = "fail"
-
-
-class Exif(enum.StrEnum):
-    """Whether the EXIF orientation turns the image."""
-
-    APPLY = "apply"
-    IGNORE = "ignore"  # as TensorFlow, tfds and Keras do
-
-
-class Preprocess(enum.StrEnum):
-    """Normalisation of the pixels on the device."""
-
-    BACKBONE = "backbone"  # what each backbone's weights were trained with
-    PAPER = "paper"  # x / 255 for all six, the study's likely choice
-
-
-class Optimizer(enum.StrEnum):
-    """Optimisers of Table 4."""
-
-    ADAGRAD = "adagrad"
-    ADAM = "adam"
-
-
-class Strategy(enum.StrEnum):
-    """How replicas share a step."""
-
-    AUTO = "auto"  # one device: one; several: mirrored
-    ONE = "one"
-    MIRRORED = "mirrored"
-
-
-class Precision(enum.StrEnum):
-    """Keras dtype policy; a trained network's softmax and loss are float32 in each."""
-
-    AUTO = "auto"  # mixed_float16 on GPUs with tensor cores, float32 elsewhere
-    FLOAT32 = "float32"
-    MIXED_FLOAT16 = "mixed_float16"
-    MIXED_BFLOAT16 = "mixed_bfloat16"
-
-
-class Xla(enum.StrEnum):
-    """Whether steps are compiled by XLA."""
-
-    AUTO = "auto"  # on for one GPU; off on CPUs, where depthwise models slow down 6-10x
-    ON = "on"
-    OFF = "off"
-
-
-class Protocol(enum.StrEnum):
-    """What one latency sample times."""
-
-    KERAS_PREDICT = "keras_predict"  # one batch inside model.predict
-    COMPILED = "compiled"  # a traced call, input on the device, result read back
-
-
-class Preset(enum.StrEnum):
-    """Named sets of defaults."""
-
-    QUICK = "quick"  # a few minutes on two cores; smoke figures only
-    PAPER = "paper"  # Tables 2-4
-
-
-def parse_choice(kind: type[enum.StrEnum], text: str) -> Any:
-    """The member of `kind` named `text`; SettingsError lists the good words."""
-    try:
-        return kind(text)
-    except ValueError:
-        words = ", ".join(member.value for member in kind)
-        raise SettingsError(f"{text!r} is no {kind.__name__}", f"use {words}") from None
 
 
 def _check(ok: bool, name: str, value: object, expected: str) -> None:
@@ -123,7 +42,12 @@ class DataConfig:
     """What is stored, and how it is dealt to splits.
 
     Attributes:
-        source: `photos`, or a folder with one sub-folder a class.
+        source: `photos`; a folder with one sub-folder a class; a .zip, .tar or .tar.gz
+            of one, or its http(s) URL; a .csv of path,label[,split][,group];
+            `tfds:NAME`.
+        source_sha256: hexadecimal, of what a URL source gives; "" for the others.
+        keep_splits: whether splits that the source gives win over `split`.
+        follow_links: whether a folder's symbolic links to files inside it are read.
         name: dataset name in file names, `[a-zA-Z]\\w*`; "" takes the source's name.
         format: TFRecord or HDF5.
         encoding: what is stored of an image.
@@ -134,12 +58,21 @@ class DataConfig:
         limit: at most this many images, dealt evenly over classes; 0 takes all.
         workers: processes that write shards; 0 takes one a core.
         max_pixels: an image of more pixels is refused from its header.
+        min_side: an image with a shorter side, in pixels, is refused.
+        max_file_bytes: a larger file is refused unread.
+        max_jpeg_scans: a JPEG of more scans is refused undecoded.
+        image_check: how far an image is read before it is stored.
+        on_warning: what becomes of a JPEG that decodes with warnings.
+        tfds_compat: leave out JPEGs without JFIF header, as tfds' cats_vs_dogs does.
         on_bad: quarantine unusable files, or stop at the first.
         max_bad: most quarantined files accepted; None takes max(5, 1 % of all).
         exif: whether the orientation is applied.
     """
 
     source: str = "photos"
+    source_sha256: str = ""
+    keep_splits: bool = True
+    follow_links: bool = False
     name: str = ""
     format: Format = Format.TFRECORD
     encoding: Encoding = Encoding.SOURCE
@@ -149,13 +82,25 @@ class DataConfig:
     seed: int = 0
     limit: int = 0
     workers: int = 0
+    # Pillow's default limit, which Pillow itself only warns of.
     max_pixels: int = 89_478_485
+    min_side: int = 8
+    max_file_bytes: int = 128 * 1024 * 1024
+    max_jpeg_scans: int = 100
+    image_check: ImageCheck = ImageCheck.DECODE
+    on_warning: OnWarning = OnWarning.ACCEPT
+    tfds_compat: bool = False
     on_bad: OnBad = OnBad.QUARANTINE
     max_bad: int | None = None
     exif: Exif = Exif.IGNORE
 
     def __post_init__(self) -> None:
-        _check(bool(self.source), "source", self.source, "photos or a folder")
+        _check(
+            bool(self.source),
+            "source",
+            self.source,
+            "photos, a path, a URL or tfds:NAME",
+        )
         _check(
             not self.name or bool(re.fullmatch(r"[a-zA-Z]\w*", self.name, re.ASCII)),
             "name",
@@ -171,7 +116,15 @@ class DataConfig:
         _check(self.seed >= 0, "seed", self.seed, "a number from 0")
         _check(self.limit >= 0, "limit", self.limit, "a number from 0 (0 takes all)")
         _check(self.workers >= 0, "workers", self.workers, "a number from 0")
-        _check(self.max_pixels > 0, "max_pixels", self.max_pixels, "a positive number")
+        for name in ("max_pixels", "min_side", "max_file_bytes", "max_jpeg_scans"):
+            value = getattr(self, name)
+            _check(value > 0, name, value, "a positive number")
+        _check(
+            bool(re.fullmatch(r"|[0-9a-f]{64}", self.source_sha256)),
+            "source_sha256",
+            self.source_sha256,
+            "64 hexadecimal digits, in lower case",
+        )
         _check(
             self.max_bad is None or self.max_bad >= 0,
             "max_bad",

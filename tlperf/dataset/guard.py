@@ -1,6 +1,6 @@
 """Whether a file can be used: refused by its header, or decoded once, strictly.
 
-    facts = check_image(data, max_pixels=89_478_485)      # RefusedError says why not
+    facts = check_image(data, limits=Limits())      # RefusedError says why not
     facts.format, facts.height, facts.width, facts.orientation
 
 Accepted is what TensorFlow's `decode_jpeg` decodes by content: JPEG, PNG and GIF of one
@@ -13,11 +13,14 @@ import io
 import struct
 import warnings
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageFile
 
+from tlperf.core.choices import ImageCheck, OnWarning
+from tlperf.core.settings import DataConfig
 from tlperf.dataset.headers import (
     Header,
     HeaderError,
@@ -28,7 +31,6 @@ from tlperf.dataset.headers import (
 )
 
 ALLOWED_FORMATS = ("jpeg", "png", "gif")
-MIN_SIDE = 8
 DECODER_WARNING = "decoder_warning"
 
 _ORIENTATION_TAG = 0x0112
@@ -64,6 +66,33 @@ class RefusedError(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
+class Limits:
+    """What is refused of what decodes; all but the last two from the header alone.
+
+    Attributes:
+        max_pixels: most pixels, width x height.
+        min_side: shortest side, in pixels.
+        max_jpeg_scans: most scans of a JPEG.
+        image_check: how far an image is read.
+        on_warning: what becomes of a JPEG that decodes with warnings.
+        tfds_compat: whether JPEGs without JFIF header are left out.
+    """
+
+    max_pixels: int = 89_478_485
+    min_side: int = 8
+    max_jpeg_scans: int = 100
+    image_check: ImageCheck = ImageCheck.DECODE
+    on_warning: OnWarning = OnWarning.ACCEPT
+    tfds_compat: bool = False
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Self:
+        """The limits that the settings give."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: getattr(config, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageFacts:
     """A usable image.
 
@@ -81,8 +110,13 @@ class ImageFacts:
     flags: tuple[str, ...] = ()
 
 
-def check_image(data: bytes, *, max_pixels: int) -> ImageFacts:
+def check_image(data: bytes, *, limits: Limits, name: str = "") -> ImageFacts:
     """Facts of the image in `data`, after one full decode.
+
+    Args:
+        data: the file.
+        limits: what to refuse.
+        name: of the file, whose extension may say something else than its content.
 
     Raises:
         RefusedError: it cannot be used.
@@ -104,7 +138,8 @@ def check_image(data: bytes, *, max_pixels: int) -> ImageFacts:
     except HeaderError as error:
         reason = "truncated" if error.truncated else "undecodable"
         raise RefusedError(reason, str(error), format=image_format) from None
-    _check_header(header, image_format, max_pixels)
+    max_pixels = limits.max_pixels
+    _check_header(header, image_format, limits)
     if image_format == "jpeg":
         flags = _check_jpeg(data, header, max_pixels)
         orientation = _parse_orientation(header.exif) if header.exif else 1
@@ -130,15 +165,16 @@ def decode_rgb(data: bytes, image_format: str) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-def _check_header(header: Header, image_format: str, max_pixels: int) -> None:
+def _check_header(header: Header, image_format: str, limits: Limits) -> None:
     def refused(reason: str, detail: str) -> RefusedError:
         return RefusedError(reason, detail, format=image_format, size=header)
 
     size = f"{header.width} x {header.height} pixels"
-    if header.width * header.height > max_pixels:
-        raise refused("bomb:pixels", f"{size}, most {max_pixels} (--max_pixels)")
-    if min(header.width, header.height) < MIN_SIDE:
-        raise refused("too_small", f"{size}, least {MIN_SIDE} a side")
+    if header.width * header.height > limits.max_pixels:
+        most = f"most {limits.max_pixels} (--max_pixels)"
+        raise refused("bomb:pixels", f"{size}, {most}")
+    if min(header.width, header.height) < limits.min_side:
+        raise refused("too_small", f"{size}, least {limits.min_side} a side")
     process, precision = header.jpeg_process, header.jpeg_precision
     if process not in (None, 0, 1, 2) or precision not in (None, 8):
         # Arithmetic, lossless or 12-bit: TensorFlow's decoder has none of them.

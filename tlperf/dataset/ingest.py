@@ -15,13 +15,14 @@ import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 
+from tlperf.core.choices import OnBad
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
 from tlperf.core.files import sha256_bytes, to_json
 from tlperf.core.progress import progress_bar
-from tlperf.core.settings import DataConfig, OnBad
-from tlperf.dataset.guard import ImageFacts, RefusedError, check_image
+from tlperf.core.settings import DataConfig
+from tlperf.dataset.guard import ImageFacts, Limits, RefusedError, check_image
 from tlperf.dataset.manifest import Counts, tlperf_version
-from tlperf.dataset.sources import Item, Listing, SpecialFileError
+from tlperf.dataset.sources.listing import Item, Listing, OriginError
 from tlperf.dataset.workers import Workers
 
 # Items a task: enough to hide its cost, few enough for a lively progress bar.
@@ -88,25 +89,25 @@ class Ingest:
         return {name: count for name, count in sorted(counter.items()) if count}
 
 
-def read_item(item: Item) -> bytes | Refusal:
+def read_item(item: Item, *, max_bytes: int) -> bytes | Refusal:
     """The file's bytes, or why there are none."""
     try:
-        return item.origin.read()
-    except SpecialFileError as error:
-        return Refusal("special_file", str(error))
+        return item.origin.read(max_bytes=max_bytes)
+    except OriginError as error:
+        return Refusal(error.reason, error.detail)
     except OSError as error:
         name = errno.errorcode.get(error.errno or 0, "EIO")
         return Refusal(f"unreadable:{name}", error.strerror or str(error))
 
 
-def inspect_item(item: Item, *, max_pixels: int) -> Inspected:
+def inspect_item(item: Item, *, limits: Limits, max_bytes: int) -> Inspected:
     """Reads a file once and decides about it."""
-    data = read_item(item)
+    data = read_item(item, max_bytes=max_bytes)
     if isinstance(data, Refusal):
         return Inspected(item, refusal=data)
     facts, refusal = None, None
     try:
-        facts = check_image(data, max_pixels=max_pixels)
+        facts = check_image(data, limits=limits, name=item.id)
     except RefusedError as error:
         refusal = Refusal(
             error.reason, error.detail, error.format, error.width, error.height
@@ -114,14 +115,16 @@ def inspect_item(item: Item, *, max_pixels: int) -> Inspected:
     return Inspected(item, len(data), sha256_bytes(data), facts, refusal)
 
 
-def _inspect_task(items: Sequence[Item], *, max_pixels: int) -> list[Inspected]:
-    return [inspect_item(item, max_pixels=max_pixels) for item in items]
+def _inspect_task(
+    items: Sequence[Item], *, limits: Limits, max_bytes: int
+) -> list[Inspected]:
+    return [inspect_item(item, limits=limits, max_bytes=max_bytes) for item in items]
 
 
-def _hash_task(items: Sequence[Item]) -> list[Inspected]:
+def _hash_task(items: Sequence[Item], *, max_bytes: int) -> list[Inspected]:
     found = []
     for item in items:
-        data = read_item(item)
+        data = read_item(item, max_bytes=max_bytes)
         digest = sha256_bytes(data) if isinstance(data, bytes) else ""
         found.append(Inspected(item, sha256=digest))
     return found
@@ -144,11 +147,14 @@ def source_digest(listing: Listing, inspected: Iterable[Inspected]) -> str:
     return digest.hexdigest()
 
 
-def hash_items(listing: Listing, items: Sequence[Item], *, workers: Workers) -> str:
+def hash_items(
+    listing: Listing, items: Sequence[Item], *, max_bytes: int, workers: Workers
+) -> str:
     """The source digest, reading every file and decoding none."""
+    task = functools.partial(_hash_task, max_bytes=max_bytes)
     found: list[Inspected] = []
     with progress_bar(total=len(items), unit="images", title="hash") as bar:
-        for part in workers.map(_hash_task, _tasks(items)):
+        for part in workers.map(task, _tasks(items)):
             found.extend(part)
             bar.update(len(part))
     return source_digest(listing, found)
@@ -162,7 +168,9 @@ def inspect_items(
     Raises:
         TlperfError: exit code 65, at the first unusable file with `--on_bad=fail`.
     """
-    task = functools.partial(_inspect_task, max_pixels=config.max_pixels)
+    task = functools.partial(
+        _inspect_task, limits=Limits.of(config), max_bytes=config.max_file_bytes
+    )
     found: list[Inspected] = []
     with progress_bar(total=len(items), unit="images", title="inspect") as bar:
         for part in workers.map(task, _tasks(items)):

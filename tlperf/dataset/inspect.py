@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tlperf.core.choices import Encoding, Exif
 from tlperf.core.files import atomic_path
-from tlperf.core.settings import Encoding, Exif
 from tlperf.dataset.examples import StoredExample
 from tlperf.dataset.guard import decode_rgb
 from tlperf.dataset.headers import sniff

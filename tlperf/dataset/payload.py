@@ -11,7 +11,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from tlperf.core.settings import Encoding, Exif
+from tlperf.core.choices import Encoding, Exif
 from tlperf.dataset.guard import ImageFacts, decode_rgb
 
 JPEG_QUALITY = 90

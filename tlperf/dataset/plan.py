@@ -9,7 +9,7 @@ Nothing here knows the number of workers: the plan is the same for any.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from tlperf.core.settings import Encoding, Format
+from tlperf.core.choices import Encoding, Format
 
 # Large enough for sequential reading, small enough to be one unit of work and of loss.
 SHARD_BYTES = 64 * 1024 * 1024

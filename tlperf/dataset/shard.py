@@ -14,9 +14,10 @@ import shutil
 import time
 from typing import Any
 
+from tlperf.core.choices import Encoding, Format
 from tlperf.core.files import directory_lock, sha256_file, write_text
 from tlperf.core.progress import log, progress_bar
-from tlperf.core.settings import DataConfig, Encoding, Format
+from tlperf.core.settings import DataConfig
 from tlperf.dataset import directory, plan, splits
 from tlperf.dataset.ingest import (
     Ingest,
@@ -34,7 +35,8 @@ from tlperf.dataset.manifest import (
     write_manifest,
 )
 from tlperf.dataset.payload import Layout
-from tlperf.dataset.sources import Item, Listing, fit_name, open_source
+from tlperf.dataset.sources import open_source
+from tlperf.dataset.sources.listing import Item, Listing, fit_name
 from tlperf.dataset.tfds_metadata import TfdsFacts, write_tfds_metadata
 from tlperf.dataset.workers import Workers
 from tlperf.dataset.writing import ShardTask, write_shard
@@ -165,7 +167,7 @@ def plan_dataset(config: DataConfig, data_dir: pathlib.Path) -> dict[str, Any]:
 
 def plan_job(config: DataConfig) -> Job:
     """Lists the source and applies --limit."""
-    source = open_source(config.source)
+    source = open_source(config)
     listing = source.read_listing()
     items = listing.items
     if 0 < config.limit < len(items):
@@ -236,7 +238,12 @@ def _find_stored(
     directory.check_equal(
         data_dir, manifest, settings=job.settings, classes=job.listing.classes
     )
-    digest = hash_items(job.listing, job.items, workers=workers)
+    digest = hash_items(
+        job.listing,
+        job.items,
+        max_bytes=job.config.max_file_bytes,
+        workers=workers,
+    )
     directory.check_equal_digest(data_dir, manifest, digest=digest)
     for file, what in directory.find_damage(data_dir, manifest):
         log(f"tlperf shard: {file}: {what}; writing all shards again")

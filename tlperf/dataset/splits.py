@@ -10,8 +10,8 @@ the arguments nor of a listing matters.
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
+from tlperf.core.choices import SplitMode
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.settings import SplitMode
 
 SPLITS = ("train", "validation", "test")
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from tlperf.core.choices import Format
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.settings import Format
 from tlperf.dataset.directory import find_damage
 from tlperf.dataset.examples import StoredExample
 from tlperf.dataset.hdf5 import Hdf5Reader

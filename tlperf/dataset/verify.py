@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from tlperf.core.choices import Format
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import sha256_bytes, sha256_file
 from tlperf.core.progress import progress_bar
-from tlperf.core.settings import Format
 from tlperf.dataset.directory import find_damage
 from tlperf.dataset.examples import RecordError, parse_example
 from tlperf.dataset.hdf5 import Hdf5Reader

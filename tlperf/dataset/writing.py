@@ -8,9 +8,9 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
+from tlperf.core.choices import Format
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import sha256_bytes
-from tlperf.core.settings import Format
 from tlperf.dataset import hdf5, tfrecord
 from tlperf.dataset.examples import StoredExample
 from tlperf.dataset.ingest import Inspected, Refusal, read_item
@@ -86,13 +86,17 @@ def _examples(task: ShardTask) -> Iterator[StoredExample]:
 
 
 def _read_again(one: Inspected) -> bytes:
-    data = read_item(one.item)
+    assert one.bytes is not None
+    data = read_item(one.item, max_bytes=one.bytes)
     if isinstance(data, bytes) and sha256_bytes(data) == one.sha256:
         return data
+    found = "other bytes than before"
+    if isinstance(data, Refusal) and data.reason.startswith("unreadable"):
+        found = data.detail
     raise TlperfError(
         ExitCode.DATA,
         "changed",
         path=one.item.id,
-        found=data.detail if isinstance(data, Refusal) else "other bytes than before",
+        found=found,
         remedy="leave the source alone while it is read, and run again",
     )

@@ -11,11 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
+from tlperf.core.choices import Precision, Strategy, Xla
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import cpu_name, usable_cores
 from tlperf.core.progress import log
 from tlperf.core.quiet import quiet_stderr
-from tlperf.core.settings import DeviceConfig, Precision, Strategy, Xla
+from tlperf.core.settings import DeviceConfig
 
 # There where the driver is loaded.
 _NVIDIA_DRIVER = pathlib.Path("/proc/driver/nvidia")

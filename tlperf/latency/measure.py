@@ -13,9 +13,10 @@ import keras
 import numpy as np
 
 from tlperf.core import files
+from tlperf.core.choices import Protocol
 from tlperf.core.machine import peak_memory_bytes
 from tlperf.core.progress import log
-from tlperf.core.settings import LatencyConfig, Protocol, RunConfig
+from tlperf.core.settings import LatencyConfig, RunConfig
 from tlperf.core.statistics import TimingSummary, summarise
 from tlperf.core.units import format_secs, ratio
 from tlperf.device.setup import Compute

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlperf.core.settings import Protocol
+from tlperf.core.choices import Protocol
 from tlperf.device.setup import Compute
 from tlperf.latency.timer import Clock, Steps, repeat
 

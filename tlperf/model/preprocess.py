@@ -8,7 +8,7 @@ arithmetic are compiled with the model.
 
 import tensorflow as tf
 
-from tlperf.core.settings import Preprocess
+from tlperf.core.choices import Preprocess
 from tlperf.reference.backbones import PAPER_MODE, BackboneSpec, Normalisation
 
 

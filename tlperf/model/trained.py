@@ -11,8 +11,8 @@ import pathlib
 from typing import Any
 
 from tlperf.core import files
+from tlperf.core.choices import Preprocess
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.settings import Preprocess
 from tlperf.device.setup import Compute
 from tlperf.model.build import build_classifier
 from tlperf.model.preprocess import normalisation_for

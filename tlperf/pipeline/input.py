@@ -16,9 +16,10 @@ import numpy as np
 import tensorflow as tf
 
 from tlperf.core.batch import Batch
+from tlperf.core.choices import Encoding, Exif
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import usable_cores
-from tlperf.core.settings import Encoding, Exif, InputConfig
+from tlperf.core.settings import InputConfig
 from tlperf.dataset.manifest import Manifest
 from tlperf.dataset.store import StoredDataset, StoredSplit
 from tlperf.device.setup import Compute

@@ -13,8 +13,9 @@ import difflib
 import enum
 import re
 
+from tlperf.core.choices import Optimizer
 from tlperf.core.errors import SettingsError
-from tlperf.core.settings import ALL_BACKBONES, Optimizer
+from tlperf.core.settings import ALL_BACKBONES
 
 
 @dataclasses.dataclass(frozen=True)

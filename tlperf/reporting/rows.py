@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tlperf.core.choices import Preset
 from tlperf.core.files import to_json
 from tlperf.core.results import latest
-from tlperf.core.settings import Preset
 from tlperf.reference.backbones import BACKBONES
 
 Row = Mapping[str, Any]

@@ -5,7 +5,8 @@ table_1(run, ledger), report_table(results, ledger), table_11(run, ledger)
 
 from collections.abc import Callable, Sequence
 
-from tlperf.core.settings import LatencyConfig, Protocol
+from tlperf.core.choices import Protocol
+from tlperf.core.settings import LatencyConfig
 from tlperf.core.units import NOT_AVAILABLE, format_number, ratio
 from tlperf.reference.paper import (
     A100_TF32_PEAK_TFLOPS,

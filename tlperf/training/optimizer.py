@@ -5,7 +5,8 @@ optimizer = build_optimizer(spec, TrainConfig(), precision="mixed_float16")
 
 import keras
 
-from tlperf.core.settings import Optimizer, Precision, TrainConfig
+from tlperf.core.choices import Optimizer, Precision
+from tlperf.core.settings import TrainConfig
 from tlperf.reference.backbones import BackboneSpec
 
 # Keras 3.15's defaults, written out because defaults changed between versions

@@ -1,0 +1,121 @@
+"""Closed choices: enums whose values are the words of the command line.
+
+parse_choice(Format, "hdf5")             # SettingsError lists the good words
+"""
+
+import enum
+from typing import Any
+
+from tlperf.core.errors import SettingsError
+
+
+class Format(enum.StrEnum):
+    """Container of the stored examples."""
+
+    TFRECORD = "tfrecord"
+    HDF5 = "hdf5"
+
+
+class Encoding(enum.StrEnum):
+    """What is stored of an image."""
+
+    SOURCE = "source"  # the file's bytes, untouched
+    JPEG = "jpeg"  # resized to image_size and encoded again
+    RAW = "raw"  # uint8 pixels at image_size
+
+
+class SplitMode(enum.StrEnum):
+    """How images are dealt to the three splits."""
+
+    STRATIFIED = "stratified"  # each class by the same shares
+    RANDOM = "random"  # as the paper: over all images at once
+
+
+class OnBad(enum.StrEnum):
+    """What a file that cannot be used does to the whole."""
+
+    QUARANTINE = "quarantine"
+    FAIL = "fail"
+
+
+class ImageCheck(enum.StrEnum):
+    """How far an image is read before it is stored."""
+
+    DECODE = "decode"  # decoded whole, so that training never meets a bad one
+    HEADER = "header"  # by its header alone: faster, for sources checked before
+
+
+class OnWarning(enum.StrEnum):
+    """What becomes of a JPEG that decodes with the decoder's warnings."""
+
+    ACCEPT = "accept"  # stored and counted, as TensorFlow decodes it too
+    QUARANTINE = "quarantine"
+
+
+class Exif(enum.StrEnum):
+    """Whether the EXIF orientation turns the image."""
+
+    APPLY = "apply"
+    IGNORE = "ignore"  # as TensorFlow, tfds and Keras do
+
+
+class Preprocess(enum.StrEnum):
+    """Normalisation of the pixels on the device."""
+
+    BACKBONE = "backbone"  # what each backbone's weights were trained with
+    PAPER = "paper"  # x / 255 for all six, the study's likely choice
+
+
+class Optimizer(enum.StrEnum):
+    """Optimisers of Table 4."""
+
+    ADAGRAD = "adagrad"
+    ADAM = "adam"
+
+
+class Strategy(enum.StrEnum):
+    """How replicas share a step."""
+
+    AUTO = "auto"  # one device: one; several: mirrored
+    ONE = "one"
+    MIRRORED = "mirrored"
+
+
+class Precision(enum.StrEnum):
+    """Keras dtype policy; a trained network's softmax and loss are float32 in each."""
+
+    AUTO = "auto"  # mixed_float16 on GPUs with tensor cores, float32 elsewhere
+    FLOAT32 = "float32"
+    MIXED_FLOAT16 = "mixed_float16"
+    MIXED_BFLOAT16 = "mixed_bfloat16"
+
+
+class Xla(enum.StrEnum):
+    """Whether steps are compiled by XLA."""
+
+    AUTO = "auto"  # on for one GPU; off on CPUs, where depthwise models slow down 6-10x
+    ON = "on"
+    OFF = "off"
+
+
+class Protocol(enum.StrEnum):
+    """What one latency sample times."""
+
+    KERAS_PREDICT = "keras_predict"  # one batch inside model.predict
+    COMPILED = "compiled"  # a traced call, input on the device, result read back
+
+
+class Preset(enum.StrEnum):
+    """Named sets of defaults."""
+
+    QUICK = "quick"  # a few minutes on two cores; smoke figures only
+    PAPER = "paper"  # Tables 2-4
+
+
+def parse_choice(kind: type[enum.StrEnum], text: str) -> Any:
+    """The member of `kind` named `text`; SettingsError lists the good words."""
+    try:
+        return kind(text)
+    except ValueError:
+        words = ", ".join(member.value for member in kind)
+        raise SettingsError(f"{text!r} is no {kind.__name__}", f"use {words}") from None

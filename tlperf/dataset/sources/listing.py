@@ -1,0 +1,162 @@
+"""What a source gives: items with labels, each of which can read its bytes.
+
+Paths are bytes as the system has them, so that no locale changes an id. Ids are their
+UTF-8 text, and the order of items is the code-point order of ids: no listing order of
+the system shows in anything that is written.
+"""
+
+import dataclasses
+import re
+from typing import Protocol
+
+from tlperf.core.errors import ExitCode, TlperfError
+
+PHOTOS = "photos"
+
+# What file managers and people leave beside images: counted, never called bad.
+_IGNORED_FOLDERS = frozenset([b"__macosx"])
+_IGNORED_FILES = frozenset(
+    [b"thumbs.db", b"desktop.ini"]
+    + [stem + end for stem in (b"readme", b"license") for end in (b"", b".txt", b".md")]
+)
+
+
+class OriginError(Exception):
+    """The bytes of one item cannot be used; the others may.
+
+    Attributes:
+        reason: slug for counting, e.g. `special_file`.
+        detail: what was found.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+class Origin(Protocol):
+    """How to get an item's bytes, in any process."""
+
+    def read(self, *, max_bytes: int) -> bytes:
+        """The whole file.
+
+        Raises:
+            OriginError: larger than `max_bytes` (`bomb:bytes`, before it is read), no
+                regular file, changed while it was read, damaged in its archive.
+            OSError: as the system says.
+        """
+
+    def stamp(self) -> str:
+        """What differs when the bytes may differ, e.g. size and time of change.
+
+        Kept to go on with unfinished work; "" where nothing tells, and then the bytes
+        are read again. Cheap, and never an error: a lost file has the stamp "".
+        """
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One listed file.
+
+    Attributes:
+        id: path relative to the source as text, unique in it; `image/filename`.
+        path: the same as the system has it.
+        class_name: its class, printable.
+        origin: how to get its bytes.
+        split: the split the source puts it in, or None where it leaves that to us.
+        group: items of one group never go to two splits; None is a group of its own.
+    """
+
+    id: str
+    path: bytes
+    class_name: str
+    origin: Origin
+    split: str | None = None
+    group: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """What a source holds.
+
+    Attributes:
+        classes: class names by code point; a label is a position in here.
+        items: by id.
+        ignored: files that are no images of a class by their name or place.
+    """
+
+    classes: tuple[str, ...]
+    items: tuple[Item, ...]
+    ignored: int
+
+
+class Source(Protocol):
+    """A place of labelled images."""
+
+    @property
+    def name(self) -> str:
+        """What the source is called."""
+
+    def read_listing(self) -> Listing:
+        """All items; TlperfError where they make no labelled data set."""
+
+
+def text_of_path(path: bytes) -> str:
+    r"""The text of a path; bytes that are not UTF-8 as `\xNN`.
+
+    >>> text_of_path(b"cats/1.jpg"), text_of_path(b"\xff.jpg")
+    ('cats/1.jpg', '\\xff.jpg')
+    """
+    return path.decode("utf-8", "backslashreplace")
+
+
+def fit_name(name: str) -> str:
+    """`name` made to fit `[a-zA-Z]\\w*`, the names tfds accepts.
+
+    >>> [fit_name(name) for name in ("catsdogs", "my pets", "2024-pets", "猫")]
+    ['catsdogs', 'my_pets', 'data_2024_pets', 'data']
+    """
+    plain = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
+    if plain and not plain[0].isalpha():
+        plain = f"data_{plain}"
+    return plain or "data"
+
+
+def is_ignored(name: bytes, *, is_folder: bool = False) -> bool:
+    """Whether a file, or a whole folder, is left out by its name alone."""
+    names = _IGNORED_FOLDERS if is_folder else _IGNORED_FILES
+    return name.startswith(b".") or name.lower() in names
+
+
+def check_listing(listing: Listing, *, path: str) -> Listing:
+    """The listing, where it makes a labelled data set.
+
+    Raises:
+        TlperfError: exit code 65: no class, one class, a class without files, or two
+            files whose ids are equal.
+    """
+
+    def error(reason: str, found: str, remedy: str) -> TlperfError:
+        return TlperfError(ExitCode.DATA, reason, path=path, found=found, remedy=remedy)
+
+    if not listing.classes:
+        raise error("no_classes", "no class folder", "put each class in a sub-folder")
+    if len(listing.classes) == 1:
+        raise error(
+            "one_class",
+            f"only one class folder, {listing.classes[0]!r}",
+            "give at least two classes",
+        )
+    filled = {item.class_name for item in listing.items}
+    empty = [name for name in listing.classes if name not in filled]
+    if empty:
+        raise error(
+            "empty_class",
+            f"class folder {empty[0]!r} holds no image file",
+            "put images in it or remove it",
+        )
+    for one, other in zip(listing.items, listing.items[1:], strict=False):
+        if one.id == other.id:
+            raise error("same_name", f"two files are called {one.id!r}", "rename one")
+    return listing
