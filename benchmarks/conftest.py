@@ -20,6 +20,8 @@ def pytest_addoption(parser):
     group.addoption("--image-size", type=int, default=75, help="of training")
     group.addoption("--batch-size", type=int, default=1, help="of a timed step")
     group.addoption("--epochs", type=int, default=2, help="of training, each side")
+    group.addoption("--files", type=int, default=20_000, help="to shard")
+    group.addoption("--rounds", type=int, default=3, help="of each side of a pair")
     group.addoption("--backbones", default="all", help="all, or a comma list")
 
 

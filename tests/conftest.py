@@ -1,12 +1,44 @@
 """Shared fixtures. TensorFlow is imported by the tests that need it, and only through
 `two_cpus`: the CPU must be split before TensorFlow first touches it."""
 
+import dataclasses
 import os
+from typing import TypeVar
 
 import pytest
 
 # Errors only; set before TensorFlow is imported, here and in child processes.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+Value = TypeVar("Value")
+
+
+def pytest_addoption(parser):
+    """Adds how much the promises' tests do."""
+    parser.addoption(
+        "--figures",
+        choices=("reduced", "full"),
+        default="reduced",
+        help="reduced: seconds; full: the figures that the promises state",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """How much a promise's test does: `full`, or enough to see it break."""
+
+    full: bool
+
+    def pick(self, reduced: Value, full: Value) -> Value:
+        """One of the two."""
+        return full if self.full else reduced
+
+
+@pytest.fixture(scope="session")
+def figures(request):
+    """The figures asked for."""
+    return Figures(full=request.config.getoption("--figures") == "full")
 
 
 @pytest.fixture(scope="session")

@@ -143,12 +143,13 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path):
     found = inspect_item(item, limits=Limits(), max_bytes=10**6)
     path.write_bytes(image_bytes(2))
     task = ShardTask(
-        plan=ShardPlan("s", "train", 0, 1),
+        plan=ShardPlan("s", "train", 0, 1, forecast_bytes=1000),
         data_dir=tmp_path / "data",
         records=(found,),
         classes=("cats",),
         layout=Layout(Encoding.SOURCE, None, Exif.IGNORE),
         format=Format.TFRECORD,
+        digest="",
     )
     with pytest.raises(TlperfError) as caught:
         write_shard(task)

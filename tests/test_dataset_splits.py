@@ -8,7 +8,6 @@ from tlperf.core.choices import Encoding, Format, SplitMode
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.dataset.plan import (
     RECORD_OVERHEAD_BYTES,
-    SHARD_BYTES,
     even_split,
     plan_shards,
     record_bytes,
@@ -30,6 +29,8 @@ IDS["dogs"] = [f"dogs/{i}" for i in range(1000)]
 shares = st.tuples(st.integers(1, 98), st.integers(1, 98)).filter(
     lambda pair: sum(pair) < 100
 )
+
+SHARD_BYTES = 2**20
 
 
 def count(splits, prefix=""):
@@ -161,18 +162,21 @@ def test_even_split_differs_by_at_most_one(total, parts):
     ],
 )
 def test_shard_count(total_bytes, records, expected):
-    assert shard_count(total_bytes, records) == expected
+    count = shard_count(total_bytes, records, shard_bytes=SHARD_BYTES)
+    assert count == expected
 
 
 def test_plan_names_files_and_covers_each_record_once():
     sizes = {"train": [SHARD_BYTES // 2] * 5, "test": [10]}
-    plans = plan_shards("pets", sizes, file_format=Format.TFRECORD)
+    plans = plan_shards(
+        "pets", sizes, file_format=Format.TFRECORD, shard_bytes=SHARD_BYTES
+    )
     assert [(p.file, p.start, p.stop) for p in plans] == [
         ("pets-train.tfrecord-00000-of-00002", 0, 3),
         ("pets-train.tfrecord-00001-of-00002", 3, 5),
         ("pets-test.tfrecord-00000-of-00001", 0, 1),
     ]
-    plans = plan_shards("pets", sizes, file_format=Format.HDF5)
+    plans = plan_shards("pets", sizes, file_format=Format.HDF5, shard_bytes=SHARD_BYTES)
     assert [(p.file, p.split, p.stop) for p in plans] == [
         ("pets-train.h5", "train", 5),
         ("pets-test.h5", "test", 1),

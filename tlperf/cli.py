@@ -88,6 +88,8 @@ FLAGS = {
         Flag("split_mode", "stratified", "how images are dealt", choices.SplitMode),
         Flag("seed", 0, "of split, order, head weights and dropout", int),
         Flag("limit", 0, "at most this many images; 0 takes all", int),
+        Flag("shard_bytes", _DATA.shard_bytes, "about the size of a TFRecord shard",
+             int),
         Flag("workers", 0, "processes that write shards; 0 takes one a core", int),
         Flag("max_pixels", _DATA.max_pixels, "refuse larger images", int),
         Flag("min_side", _DATA.min_side, "refuse images with a shorter side", int),
@@ -133,8 +135,15 @@ _COMMON = ("workdir", "preset", "dry_run", "json", "verbose")
 _PLANNED = ("run", "shard", "train")
 _SOURCE_FLAGS = (
     *("source", "source_sha256", "keep_splits", "follow_links", "name", "format"),
-    *("encoding", "split", "split_mode", "seed", "limit", "workers", "max_pixels"),
-    *("min_side", "max_file_bytes", "max_jpeg_scans", "image_check", "on_warning"),
+    *("encoding", "split", "split_mode", "seed", "limit", "shard_bytes", "workers"),
+    *(
+        "max_pixels",
+        "min_side",
+        "max_file_bytes",
+        "max_jpeg_scans",
+        "image_check",
+        "on_warning",
+    ),
     *("tfds_compat", "on_bad", "max_bad", "exif"),
 )
 _DEVICE_FLAGS = ("devices", "logical_devices", "strategy", "precision", "xla")
@@ -197,7 +206,9 @@ def _inspect(config: RunConfig, values: dict[str, Any]) -> Outcome:
     from tlperf.dataset.inspect import inspect_dataset
 
     png = pathlib.Path(values["png"]) if values["png"] else None
-    return inspect_dataset(config.data_path, png=png), ExitCode.OK
+    near = values["near_duplicates"]
+    result = inspect_dataset(config.data_path, png=png, near_duplicates=near)
+    return result, ExitCode.OK
 
 
 def _input(config: RunConfig, values: dict[str, Any]) -> Outcome:
@@ -264,9 +275,9 @@ COMMANDS = {
     ),
     "inspect": Command(
         "what is in a data directory: counts, sizes, shapes",
-        (*_COMMON, "data_dir", "png"),
+        (*_COMMON, "data_dir", "png", "near_duplicates"),
         _inspect,
-        terminal.render_values,
+        terminal.render_inspect,
     ),
     "input": Command(
         "how fast the input pipeline is alone, and where its time goes",

@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from tlperf.core import faults
 from tlperf.core.errors import ExitCode, TlperfError
 
 
@@ -76,9 +77,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         with io_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
+            faults.hit("written")
             fsync_file(partial)
+            faults.hit("synced")
             os.rename(partial, target)
+            faults.hit("renamed")
             fsync_directory(target.parent)
+            faults.hit("published")
     finally:
         partial.unlink(missing_ok=True)
 
@@ -201,6 +206,9 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+_OWNER_BYTES = 200
+
+
 @contextlib.contextmanager
 def directory_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Holds `folder` for one writer; the lock dies with its owner (flock).
@@ -216,7 +224,9 @@ def directory_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            owner = (
+                os.pread(descriptor, _OWNER_BYTES, 0).decode(errors="replace").strip()
+            )
             raise TlperfError(
                 ExitCode.RETRY,
                 "locked",
@@ -225,8 +235,11 @@ def directory_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
                 remedy="wait for it to end and run again",
             ) from error
         owner = f"pid {os.getpid()} on {socket.gethostname()} since {int(time.time())}"
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, owner.encode(), 0)
-        yield
+        os.pwrite(descriptor, owner.ljust(_OWNER_BYTES).encode(), 0)
+        try:
+            yield
+        finally:
+            # An owner that ends in order leaves no trace of itself.
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)

@@ -56,6 +56,7 @@ class DataConfig:
         split_mode: stratified, or random as in the paper.
         seed: of the split, at least 0.
         limit: at most this many images, dealt evenly over classes; 0 takes all.
+        shard_bytes: about how large a TFRecord shard is; HDF5 has one file a split.
         workers: processes that write shards; 0 takes one a core.
         max_pixels: an image of more pixels is refused from its header.
         min_side: an image with a shorter side, in pixels, is refused.
@@ -81,6 +82,8 @@ class DataConfig:
     split_mode: SplitMode = SplitMode.STRATIFIED
     seed: int = 0
     limit: int = 0
+    # Large enough for sequential reading, small enough to be one unit of work and loss.
+    shard_bytes: int = 64 * 1024 * 1024
     workers: int = 0
     # Pillow's default limit, which Pillow itself only warns of.
     max_pixels: int = 89_478_485
@@ -116,7 +119,13 @@ class DataConfig:
         _check(self.seed >= 0, "seed", self.seed, "a number from 0")
         _check(self.limit >= 0, "limit", self.limit, "a number from 0 (0 takes all)")
         _check(self.workers >= 0, "workers", self.workers, "a number from 0")
-        for name in ("max_pixels", "min_side", "max_file_bytes", "max_jpeg_scans"):
+        for name in (
+            "shard_bytes",
+            "max_pixels",
+            "min_side",
+            "max_file_bytes",
+            "max_jpeg_scans",
+        ):
             value = getattr(self, name)
             _check(value > 0, name, value, "a positive number")
         _check(

@@ -2,17 +2,19 @@
 
     manifest = read_stored(data_dir)         # None: nothing finished is there
     check_equal(data_dir, manifest, settings=settings, classes=classes)
-    begin(data_dir, "pets")                  # clears unfinished work of our own
+    begin(data_dir, "pets")                  # claims it, clears what cannot go on
 
 Nothing of another owner is deleted and nothing finished is replaced by something else.
 """
 
 import pathlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Collection, Iterator
 from typing import Any
 
+from tlperf.core import faults
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.files import write_text
+from tlperf.core.files import fsync_directory, io_errors, write_text
 from tlperf.dataset.manifest import (
     COMPLETE,
     MANIFEST,
@@ -20,6 +22,7 @@ from tlperf.dataset.manifest import (
     Manifest,
     read_manifest,
 )
+from tlperf.dataset.resume import WORK
 
 # Written first and kept: the files of a folder that has it are ours to clear.
 OWNER = ".tlperf-data"
@@ -36,11 +39,12 @@ def read_stored(data_dir: pathlib.Path) -> Manifest | None:
     """
     if (data_dir / COMPLETE).exists():
         return read_manifest(data_dir)
-    others = sorted(
-        path.name
-        for path in data_dir.iterdir()
-        if path.name != _LOCK and not path.name.startswith(_PARTIAL)
-    )
+    with io_errors(data_dir):
+        others = sorted(
+            path.name
+            for path in data_dir.iterdir()
+            if path.name not in (_LOCK, WORK) and not path.name.startswith(_PARTIAL)
+        )
     if others and not (data_dir / OWNER).exists():
         raise TlperfError(
             ExitCode.EXISTS,
@@ -102,34 +106,60 @@ def find_damage(
             word = "cut" if size < shard.bytes else "too long"
             what = f"shard {word}: expected {shard.bytes} bytes, found {size}"
             yield shard.file, what
-        if shard.index and not (data_dir / shard.index).is_file():
-            yield shard.index, "index missing"
+        for name in shard.sidecars:
+            if not (data_dir / name).is_file():
+                yield name, "missing"
 
 
 def begin(data_dir: pathlib.Path, name: str) -> None:
-    """Clears what is left of unfinished work, and claims the folder.
+    """Claims the folder, and clears what unfinished work cannot go on with.
 
     COMPLETE goes first: from then on no reader takes what is there for a dataset.
-    Finished shards are not kept yet.
+    Shards of this name stay, for `remove_shards`.
     """
-    (data_dir / COMPLETE).unlink(missing_ok=True)
     owner = data_dir / OWNER
-    names = {name}
-    if owner.exists():
-        names.add(owner.read_text().strip())
+    with io_errors(data_dir):
+        (data_dir / COMPLETE).unlink(missing_ok=True)
+        former = owner.read_text().strip() if owner.exists() else ""
         for path in sorted(data_dir.iterdir()):
-            if _is_ours(path.name, names):
+            if path.name.startswith(_PARTIAL):
                 path.unlink()
-    write_text(owner, f"{name}\n")
+            elif former and _is_metadata(path.name):
+                path.unlink()
+            elif former not in ("", name) and _is_shard(path.name, former):
+                path.unlink()
+    if former != name:
+        write_text(owner, f"{name}\n")
+        fsync_directory(data_dir.parent)  # the folder itself may be new
 
 
-def _is_ours(file: str, names: set[str]) -> bool:
-    return (
-        file in (MANIFEST, QUARANTINE, "dataset_info.json", "features.json")
-        or file.endswith(".labels.txt")
-        or file.startswith(_PARTIAL)
-        or any(
-            file.startswith(f"{name}-") and (".tfrecord-" in file or file[-3:] == ".h5")
-            for name in names
+def remove_shards(data_dir: pathlib.Path, name: str, *, keep: Collection[str]) -> None:
+    """Removes shards and sidecars of the dataset `name` that are not to be kept."""
+    with io_errors(data_dir):
+        for path in sorted(data_dir.iterdir()):
+            if _is_shard(path.name, name) and path.name not in keep:
+                path.unlink()
+
+
+def check_space(data_dir: pathlib.Path, needed_bytes: int) -> None:
+    """Refuses to begin what the disk cannot hold (exit code 74)."""
+    free = shutil.disk_usage(data_dir).free
+    if needed_bytes > free:
+        raise TlperfError(
+            ExitCode.IO,
+            "disk_full",
+            path=data_dir,
+            found=f"{needed_bytes} bytes are needed, {free} are free",
+            remedy="free space, or give a --data_dir on another disk, and run again",
         )
-    )
+    faults.hit("space_checked")
+
+
+def _is_metadata(file: str) -> bool:
+    names = (MANIFEST, QUARANTINE, "dataset_info.json", "features.json")
+    return file in names or file.endswith(".labels.txt")
+
+
+def _is_shard(file: str, name: str) -> bool:
+    is_data = ".tfrecord-" in file or file.endswith(".h5")
+    return is_data and file.startswith(f"{name}-")

@@ -9,6 +9,7 @@ uint8 [N, S, S, 3]; `label` `orientation` `height` `width` int64 [N]; `id` `clas
 `sha256` text [N]. The same examples in the same order as TFRecord, without its speed.
 """
 
+import io
 import pathlib
 import threading
 from collections.abc import Iterable, Sequence
@@ -30,6 +31,31 @@ _LIBRARY_VERSIONS = ("earliest", "v110")
 # What h5py raises on damaged files, depending on where the damage is.
 _HDF5_ERRORS = (OSError, KeyError, ValueError, RuntimeError, TypeError)
 _STABLE: dict[str, Any] = {"track_times": False, "fletcher32": True}
+
+
+class _Stream(io.FileIO):
+    """A file that keeps the first error of writing for `check` and accepts the rest.
+
+    HDF5's library cannot close a file whose writes fail: on a full disk the process
+    ends in a segmentation fault (h5py 3.14), so the library never sees the error.
+    """
+
+    _failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self._failure is None and done < len(view):
+                done += super().write(view[done:]) or 0
+        except OSError as error:
+            self._failure = error
+        return len(view)
+
+    def check(self) -> None:
+        """Raises the first error of writing, if there was one."""
+        if self._failure is not None:
+            raise self._failure
 
 
 class _EncodedWriter:
@@ -108,7 +134,10 @@ def write_split(
     """
     columns: list[tuple[Any, ...]] = []
     with atomic_path(path) as partial:
-        with h5py.File(partial, "w", libver=_LIBRARY_VERSIONS) as file:
+        with (
+            _Stream(partial, "w+") as stream,
+            h5py.File(stream, "w", libver=_LIBRARY_VERSIONS) as file,
+        ):
             payloads = (
                 _EncodedWriter(file)
                 if image_size is None
@@ -116,11 +145,15 @@ def write_split(
             )
             for example in examples:
                 payloads.append(example.encoded)
+                stream.check()
                 columns.append(example[1:])
             payloads.finish()
             _write_columns(file, columns, classes)
-        written = Written(bytes=partial.stat().st_size, sha256=sha256_file(partial))
-    return written
+            file.flush()
+            stream.check()
+        return Written(
+            bytes=partial.stat().st_size, sha256=sha256_file(partial), sidecars={}
+        )
 
 
 def _write_columns(
@@ -148,9 +181,8 @@ class Hdf5Reader:
     """Random access to a split; any number of threads, one at a time (h5py's lock)."""
 
     def __init__(self, data_dir: pathlib.Path, shards: Sequence[ShardEntry]):
-        (shard,) = shards
-        self._path = data_dir / shard.file
-        self._count = shard.count
+        (self._shard,) = shards
+        self._path = data_dir / self._shard.file
         self._file: h5py.File | None = None
         self._columns: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -163,7 +195,8 @@ class Hdf5Reader:
                     self._open()
                 encoded = self._read_encoded(index)
             except _HDF5_ERRORS as error:
-                raise self._damaged(error, index) from error
+                found = " ".join(str(error).split())
+                raise self._damaged(found, index) from error
             columns = self._columns
         return StoredExample(
             encoded=encoded,
@@ -173,13 +206,20 @@ class Hdf5Reader:
         )
 
     def _open(self) -> None:
+        # HDF5's own structure has no checksums, only its data have: an altered byte
+        # there could exchange images silently, and its library is no safe reader of
+        # altered files. So the whole file is read once before it is opened.
+        if sha256_file(self._path) != self._shard.sha256:
+            raise self._damaged("the file differs from the manifest (sha256)")
         # locking=False: readers on a read-only or network file system.
         file = h5py.File(self._path, "r", locking=False)
         names = (*_NUMBERS, "id", "sha256", *(() if "image" in file else ("offset",)))
         self._columns = {name: file[name][()] for name in names}
-        short = [name for name in names if len(self._columns[name]) < self._count]
+        short = [name for name in names if len(self._columns[name]) < self._shard.count]
         if short:
-            raise ValueError(f"fewer than {self._count} rows in {', '.join(short)}")
+            raise ValueError(
+                f"fewer than {self._shard.count} rows in {', '.join(short)}"
+            )
         self._file = file
 
     def _read_encoded(self, index: int) -> bytes:
@@ -189,13 +229,13 @@ class Hdf5Reader:
         start, stop = (int(edge) for edge in self._columns["offset"][index : index + 2])
         return self._file["encoded"][start:stop].tobytes()
 
-    def _damaged(self, error: Exception, record: int) -> TlperfError:
+    def _damaged(self, found: str, record: int | None = None) -> TlperfError:
         return TlperfError(
             ExitCode.INTEGRITY,
-            "damaged_record",
+            "damaged_data" if record is None else "damaged_record",
             path=self._path,
             record=record,
-            found=" ".join(str(error).split()),
+            found=found,
             remedy="delete that file and run tlperf shard again",
         )
 

@@ -14,11 +14,14 @@ import errno
 import functools
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import google_crc32c
 
 from tlperf.core.choices import OnBad
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
 from tlperf.core.files import sha256_bytes, to_json
-from tlperf.core.progress import progress_bar
+from tlperf.core.progress import ImageBar
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.guard import ImageFacts, Limits, RefusedError, check_image
 from tlperf.dataset.manifest import Counts, tlperf_version
@@ -40,6 +43,21 @@ class Refusal:
     width: int | None = None
     height: int | None = None
 
+    @property
+    def is_bad(self) -> bool:
+        """Whether it counts against --max_bad; left out on request does not."""
+        return self.reason != "no_jfif"
+
+
+class Journal(Protocol):
+    """Where inspected files are kept for a run that goes on with this one's work."""
+
+    def find(self, items: Iterable[Item]) -> dict[str, "Inspected"]:
+        """By id, what is known."""
+
+    def append(self, inspected: Sequence["Inspected"]) -> None:
+        """Adds what was found."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Inspected:
@@ -49,6 +67,9 @@ class Inspected:
         item: the file.
         bytes: its size, None where it could not be read.
         sha256: of its bytes, hexadecimal; "" where it could not be read.
+        crc32c: of its bytes, which tells at a tenth of the cost whether they are still
+            the same when they are stored.
+        stamp: of its origin, taken before it was read.
         facts: of an accepted image.
         refusal: of any other file.
     """
@@ -56,6 +77,8 @@ class Inspected:
     item: Item
     bytes: int | None = None
     sha256: str = ""
+    crc32c: int = 0
+    stamp: str = ""
     facts: ImageFacts | None = None
     refusal: Refusal | None = None
 
@@ -102,9 +125,10 @@ def read_item(item: Item, *, max_bytes: int) -> bytes | Refusal:
 
 def inspect_item(item: Item, *, limits: Limits, max_bytes: int) -> Inspected:
     """Reads a file once and decides about it."""
+    stamp = item.origin.stamp()
     data = read_item(item, max_bytes=max_bytes)
     if isinstance(data, Refusal):
-        return Inspected(item, refusal=data)
+        return Inspected(item, stamp=stamp, refusal=data)
     facts, refusal = None, None
     try:
         facts = check_image(data, limits=limits, name=item.id)
@@ -112,7 +136,15 @@ def inspect_item(item: Item, *, limits: Limits, max_bytes: int) -> Inspected:
         refusal = Refusal(
             error.reason, error.detail, error.format, error.width, error.height
         )
-    return Inspected(item, len(data), sha256_bytes(data), facts, refusal)
+    return Inspected(
+        item=item,
+        bytes=len(data),
+        sha256=sha256_bytes(data),
+        crc32c=google_crc32c.value(data),
+        stamp=stamp,
+        facts=facts,
+        refusal=refusal,
+    )
 
 
 def _inspect_task(
@@ -125,8 +157,10 @@ def _hash_task(items: Sequence[Item], *, max_bytes: int) -> list[Inspected]:
     found = []
     for item in items:
         data = read_item(item, max_bytes=max_bytes)
-        digest = sha256_bytes(data) if isinstance(data, bytes) else ""
-        found.append(Inspected(item, sha256=digest))
+        if isinstance(data, bytes):
+            found.append(Inspected(item, len(data), sha256_bytes(data)))
+        else:
+            found.append(Inspected(item))
     return found
 
 
@@ -153,43 +187,62 @@ def hash_items(
     """The source digest, reading every file and decoding none."""
     task = functools.partial(_hash_task, max_bytes=max_bytes)
     found: list[Inspected] = []
-    with progress_bar(total=len(items), unit="images", title="hash") as bar:
+    with ImageBar(len(items), "hash") as bar:
         for part in workers.map(task, _tasks(items)):
             found.extend(part)
-            bar.update(len(part))
+            bar.add(len(part), sum(one.bytes or 0 for one in part))
     return source_digest(listing, found)
 
 
 def inspect_items(
-    items: Sequence[Item], *, config: DataConfig, workers: Workers
+    items: Sequence[Item],
+    *,
+    config: DataConfig,
+    workers: Workers,
+    journal: Journal | None = None,
 ) -> list[Inspected]:
-    """Every file inspected, in the order of `items`.
+    """Every file inspected, or known from the journal; by id.
 
     Raises:
         TlperfError: exit code 65, at the first unusable file with `--on_bad=fail`.
     """
+    known = journal.find(items) if journal else {}
+    found = list(known.values())
+    _stop_at_bad(found, config)
     task = functools.partial(
         _inspect_task, limits=Limits.of(config), max_bytes=config.max_file_bytes
     )
-    found: list[Inspected] = []
-    with progress_bar(total=len(items), unit="images", title="inspect") as bar:
-        for part in workers.map(task, _tasks(items)):
-            for one in part:
-                if one.refusal and config.on_bad is OnBad.FAIL:
-                    raise TlperfError(
-                        ExitCode.DATA,
-                        one.refusal.reason,
-                        path=one.item.id,
-                        found=one.refusal.detail,
-                        remedy="mend or remove it, or give --on_bad=quarantine",
-                    )
+    unknown = [item for item in items if item.id not in known]
+    with ImageBar(len(items), "inspect") as bar:
+        bar.add(len(found))
+        for part in workers.map(task, _tasks(unknown)):
+            if journal:
+                journal.append(part)
+            _stop_at_bad(part, config)
             found.extend(part)
-            bar.update(len(part))
-    return found
+            bar.add(len(part), sum(one.bytes or 0 for one in part))
+    return sorted(found, key=lambda one: one.item.id)
+
+
+def _stop_at_bad(inspected: Sequence[Inspected], config: DataConfig) -> None:
+    for one in inspected:
+        if one.refusal and config.on_bad is OnBad.FAIL and one.refusal.is_bad:
+            raise TlperfError(
+                ExitCode.DATA,
+                one.refusal.reason,
+                path=one.item.id,
+                found=one.refusal.detail,
+                remedy="mend or remove it, or give --on_bad=quarantine",
+            )
 
 
 def ingest_items(
-    listing: Listing, items: Sequence[Item], *, config: DataConfig, workers: Workers
+    listing: Listing,
+    items: Sequence[Item],
+    *,
+    config: DataConfig,
+    workers: Workers,
+    journal: Journal | None = None,
 ) -> Ingest:
     """Inspects the chosen items of a listing and deals them.
 
@@ -197,7 +250,7 @@ def ingest_items(
         TlperfError: exit code 65: an unusable file with `--on_bad=fail`, or equal bytes
             in two classes.
     """
-    inspected = inspect_items(items, config=config, workers=workers)
+    inspected = inspect_items(items, config=config, workers=workers, journal=journal)
     accepted, duplicates = split_duplicates([one for one in inspected if one.facts])
     refused = [one for one in inspected if one.refusal]
     return Ingest(
@@ -244,8 +297,9 @@ def check_bad(ingest: Ingest, *, max_bad: int | None) -> None:
     """Refuses more unusable files than allowed (exit code 65)."""
     offered = ingest.counts.seen - ingest.counts.ignored
     most = max(MIN_MAX_BAD, offered // 100) if max_bad is None else max_bad
-    if len(ingest.refused) > most:
-        first, bad = ingest.refused[0], len(ingest.refused)
+    refused = [one for one in ingest.refused if one.refusal and one.refusal.is_bad]
+    if len(refused) > most:
+        first, bad = refused[0], len(refused)
         assert first.refusal is not None
         raise TlperfError(
             ExitCode.DATA,

@@ -17,7 +17,7 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import sha256_bytes, to_json, write_text
 from tlperf.dataset.splits import SPLITS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST, COMPLETE, QUARANTINE = "manifest.json", "COMPLETE", "quarantine.jsonl"
 
 
@@ -28,14 +28,12 @@ class Written:
     Attributes:
         bytes: size of the file.
         sha256: of the file, hexadecimal.
-        index: name of its index file, or None where the format needs none.
-        index_sha256: of the index.
+        sidecars: sha256 of the files that belong to it, by name.
     """
 
     bytes: int
     sha256: str
-    index: str | None = None
-    index_sha256: str | None = None
+    sidecars: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +47,8 @@ class ShardEntry:
         bytes: its size.
         sha256: of the file, hexadecimal.
         labels: examples by class name.
-        index, index_sha256: its index file, or None.
+        sidecars: sha256 of the files that belong to it, by name.
+        plan: digest of all that decides its bytes, records and settings.
     """
 
     file: str
@@ -58,8 +57,8 @@ class ShardEntry:
     bytes: int
     sha256: str
     labels: dict[str, int]
-    index: str | None = None
-    index_sha256: str | None = None
+    sidecars: dict[str, str]
+    plan: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The shard plan: which records go to which file, as a pure function of the records.
 
-    plan_shards("pets", {"train": sizes, ...}, file_format=Format.TFRECORD)
+    plan_shards("pets", {"train": sizes, ...}, shard_bytes=2**26, ...)
     # [ShardPlan(file='pets-train.tfrecord-00000-of-00002', split='train', ...), ...]
 
 Nothing here knows the number of workers: the plan is the same for any.
@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from tlperf.core.choices import Encoding, Format
 
-# Large enough for sequential reading, small enough to be one unit of work and of loss.
-SHARD_BYTES = 64 * 1024 * 1024
-# Framing, keys and the small features around a payload.
+# Framing, keys and the small features around a payload, and its lines in the sidecars.
 RECORD_OVERHEAD_BYTES = 350
 # Measured on photographs at quality 90, 4:2:0: 0.45 at 96 pixels, 0.29 at 299.
 JPEG_BYTES_PER_PIXEL = 0.35
@@ -28,12 +26,14 @@ class ShardPlan:
         split: its split.
         start: index in the split's stored order of its first record.
         stop: index after its last.
+        forecast_bytes: what it will take on disk, sidecars included.
     """
 
     file: str
     split: str
     start: int
     stop: int
+    forecast_bytes: int
 
 
 def even_split(total: int, parts: int) -> list[int]:
@@ -46,9 +46,9 @@ def even_split(total: int, parts: int) -> list[int]:
     return [size + (i < larger) for i in range(parts)]
 
 
-def shard_count(total_bytes: int, records: int) -> int:
-    """Shards for so many bytes: about SHARD_BYTES each, one to one a record."""
-    return max(1, min(records, round(total_bytes / SHARD_BYTES)))
+def shard_count(total_bytes: int, records: int, *, shard_bytes: int) -> int:
+    """Shards for so many bytes: about `shard_bytes` each, one to one a record."""
+    return max(1, min(records, round(total_bytes / shard_bytes)))
 
 
 def shard_file(name: str, split: str, *, index: int, count: int) -> str:
@@ -75,24 +75,32 @@ def record_bytes(
 
 
 def plan_shards(
-    name: str, sizes: Mapping[str, Sequence[int]], *, file_format: Format
+    name: str,
+    sizes: Mapping[str, Sequence[int]],
+    *,
+    file_format: Format,
+    shard_bytes: int,
 ) -> list[ShardPlan]:
     """The files of a dataset.
 
     Args:
         name: of the dataset.
         sizes: bytes of each record (`record_bytes`) in stored order, by split.
+        shard_bytes: about how large a TFRecord file is.
         file_format: HDF5 has one file a split, TFRecord as many as `shard_count` says.
     """
     plans: list[ShardPlan] = []
     for split, records in sizes.items():
         if file_format is Format.HDF5:
-            plans.append(ShardPlan(f"{name}-{split}.h5", split, 0, len(records)))
+            plans.append(
+                ShardPlan(f"{name}-{split}.h5", split, 0, len(records), sum(records))
+            )
             continue
-        count = shard_count(sum(records), len(records))
+        count = shard_count(sum(records), len(records), shard_bytes=shard_bytes)
         start = 0
         for index, size in enumerate(even_split(len(records), count)):
             file = shard_file(name, split, index=index, count=count)
-            plans.append(ShardPlan(file, split, start, start + size))
-            start += size
+            stop = start + size
+            plans.append(ShardPlan(file, split, start, stop, sum(records[start:stop])))
+            start = stop
     return plans

@@ -5,28 +5,29 @@
 
 Plan, then act: list, inspect, split and plan are done before a shard is written; then
 shards, tfds metadata, manifest and, last of all, COMPLETE. What is written is a formula
-of the source's bytes and the settings, for any number of workers.
+of the source's bytes and the settings, for any number of workers. A run that ends early
+leaves what it has done to the next (`tlperf.dataset.resume`).
 """
 
 import dataclasses
 import pathlib
 import shutil
 import time
+from collections.abc import Sequence
 from typing import Any
 
-from tlperf.core.choices import Encoding, Format
+from tlperf.core.choices import Format
 from tlperf.core.files import directory_lock, sha256_file, write_text
-from tlperf.core.progress import log, progress_bar
+from tlperf.core.progress import ImageBar, log
 from tlperf.core.settings import DataConfig
-from tlperf.dataset import directory, plan, splits
+from tlperf.dataset import directory, resume
 from tlperf.dataset.ingest import (
-    Ingest,
-    Inspected,
     check_bad,
     hash_items,
     ingest_items,
     quarantine_lines,
 )
+from tlperf.dataset.job import Job, plan_job, plan_records
 from tlperf.dataset.manifest import (
     QUARANTINE,
     Manifest,
@@ -34,105 +35,58 @@ from tlperf.dataset.manifest import (
     tlperf_version,
     write_manifest,
 )
-from tlperf.dataset.payload import Layout
-from tlperf.dataset.sources import open_source
-from tlperf.dataset.sources.listing import Item, Listing, fit_name
-from tlperf.dataset.tfds_metadata import TfdsFacts, write_tfds_metadata
+from tlperf.dataset.tfds_metadata import write_tfds_metadata
 from tlperf.dataset.workers import Workers
 from tlperf.dataset.writing import ShardTask, write_shard
 
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A source and how it is to be stored; nothing is read yet but the list of files.
-
-    Attributes:
-        name: of the dataset.
-        config: as given.
-        listing: all files of the source.
-        items: those that --limit keeps.
-    """
-
-    name: str
-    config: DataConfig
-    listing: Listing
-    items: tuple[Item, ...]
-
-    @property
-    def has_given_splits(self) -> bool:
-        """Whether the source deals the splits itself."""
-        return any(item.split for item in self.items)
-
-    @property
-    def layout(self) -> Layout:
-        """How images are stored."""
-        is_source = self.config.encoding is Encoding.SOURCE
-        return Layout(
-            encoding=self.config.encoding,
-            image_size=None if is_source else self.config.image_size,
-            exif=self.config.exif,
-        )
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Every setting that decides what is stored, as JSON values."""
-        given, config = self.has_given_splits, self.config
-        return {
-            "name": self.name,
-            "format": config.format.value,
-            "encoding": config.encoding.value,
-            "image_size": self.layout.image_size,
-            "exif": config.exif.value,
-            "split": None if given else list(config.split),
-            "split_mode": "source" if given else config.split_mode.value,
-            "seed": config.seed,
-            "limit": config.limit,
-            "max_pixels": config.max_pixels,
-        }
+# tfds metadata, manifest and what the file system takes for names.
+_METADATA_BYTES = 256 * 1024
 
 
-@dataclasses.dataclass(frozen=True)
-class DatasetPlan:
-    """All that is decided before the first shard is written.
-
-    Attributes:
-        ingest: where each file goes.
-        records: accepted images of each split, in stored order.
-        shards: files to write.
-        forecast_bytes: size of all shards.
-    """
-
-    ingest: Ingest
-    records: dict[str, list[Inspected]]
-    shards: list[plan.ShardPlan]
-    forecast_bytes: int
-
-    def class_counts(self, classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
-        """Images by split and class."""
-        counts = {split: dict.fromkeys(classes, 0) for split in self.records}
-        for split, records in self.records.items():
-            for one in records:
-                counts[split][one.item.class_name] += 1
-        return counts
-
-
-def write_dataset(config: DataConfig, data_dir: pathlib.Path) -> dict[str, Any]:
+def write_dataset(
+    config: DataConfig, data_dir: pathlib.Path, *, workers: Workers | None = None
+) -> dict[str, Any]:
     """Stores the source's images in `data_dir`, or finds them stored there already.
+
+    Args:
+        config: what to store.
+        data_dir: where.
+        workers: processes that are there already; None starts `config.workers`.
 
     Returns:
         What was done: `name format encoding classes seen accepted quarantined ignored
-        duplicates flags splits shards bytes digest seconds images_per_sec reused`.
+        duplicates flags splits shards shards_kept bytes digest seconds images_per_sec
+        reused`; `shards_kept` are those that an earlier run had finished.
 
     Raises:
         TlperfError: 65 data that cannot be used, 66 no source, 73 `data_dir` holds
             something else, 74 disk full or refused, 75 another process writes there.
     """
+    if workers is None:
+        with Workers(config.workers) as workers:
+            return write_dataset(config, data_dir, workers=workers)
     start = time.monotonic()
     job = plan_job(config)
-    with directory_lock(data_dir), Workers(config.workers) as workers:
-        reused = _find_stored(job, data_dir, workers=workers)
-        manifest = reused or _write(job, data_dir, workers=workers)
-    return _summary(manifest, seconds=time.monotonic() - start, reused=bool(reused))
+    with directory_lock(data_dir):
+        stored, is_whole = _find_stored(job, data_dir, workers=workers)
+        if stored and is_whole:
+            manifest, kept = stored, len(stored.shards)
+        else:
+            if stored:
+                # What is whole of it is kept like the shards of an unfinished run.
+                for shard in stored.shards:
+                    resume.write_note(data_dir, shard)
+            manifest, kept = _write(job, data_dir, workers=workers)
+        resume.clear_work(data_dir)
+    seconds = time.monotonic() - start
+    return {
+        **_summary(manifest),
+        "shards_kept": kept,
+        "seconds": seconds,
+        # Of a reused dataset nothing was written, so there is no rate to tell.
+        "images_per_sec": None if is_whole else manifest.counts.accepted / seconds,
+        "reused": is_whole,
+    }
 
 
 def plan_dataset(config: DataConfig, data_dir: pathlib.Path) -> dict[str, Any]:
@@ -140,7 +94,7 @@ def plan_dataset(config: DataConfig, data_dir: pathlib.Path) -> dict[str, Any]:
 
     Returns:
         As `write_dataset`, but `forecast_bytes` and `free_bytes` (of the disk) for
-        what only writing tells: `bytes images_per_sec reused`.
+        what only writing tells: `bytes images_per_sec shards_kept reused`.
     """
     start = time.monotonic()
     job = plan_job(config)
@@ -156,85 +110,27 @@ def plan_dataset(config: DataConfig, data_dir: pathlib.Path) -> dict[str, Any]:
         "classes": list(job.listing.classes),
         **dataclasses.asdict(found.counts),
         "flags": found.flags,
-        "splits": planned.class_counts(job.listing.classes),
+        "splits": planned.class_counts,
         "shards": len(planned.shards),
-        "forecast_bytes": planned.forecast_bytes,
+        "forecast_bytes": sum(shard.forecast_bytes for shard in planned.shards),
         "free_bytes": shutil.disk_usage(existing).free,
         "digest": found.digest,
         "seconds": time.monotonic() - start,
     }
 
 
-def plan_job(config: DataConfig) -> Job:
-    """Lists the source and applies --limit."""
-    source = open_source(config)
-    listing = source.read_listing()
-    items = listing.items
-    if 0 < config.limit < len(items):
-        ids: dict[tuple[str, str], list[str]] = {}
-        for item in items:
-            ids.setdefault((item.class_name, item.split or ""), []).append(item.id)
-        kept = splits.choose_within_limit(ids, limit=config.limit, seed=config.seed)
-        items = tuple(item for item in items if item.id in kept)
-    return Job(config.name or fit_name(source.name), config, listing, items)
-
-
-def plan_records(job: Job, found: Ingest) -> DatasetPlan:
-    """Deals the accepted images to splits and files; pure.
-
-    Raises:
-        TlperfError: exit code 65, where a split has no image of some class.
-    """
-    config, classes = job.config, job.listing.classes
-    by_id = {one.item.id: one for one in found.accepted}
-    if job.has_given_splits:
-        assert all(item.split in splits.SPLITS for item in job.items)
-        split_of = {text: str(one.item.split) for text, one in by_id.items()}
-    else:
-        ids: dict[str, list[str]] = {name: [] for name in classes}
-        for text, one in by_id.items():
-            ids[one.item.class_name].append(text)
-        split_of = splits.assign_splits(
-            ids, shares=config.split, mode=config.split_mode, seed=config.seed
-        )
-    # One order over all classes, so that any stretch of it mixes them.
-    ordered = splits.seeded_order(by_id, seed=config.seed, purpose="order")
-    records = {
-        split: [by_id[text] for text in ordered if split_of[text] == split]
-        for split in splits.SPLITS
-    }
-    sizes = {
-        split: [
-            plan.record_bytes(
-                one.bytes or 0,
-                encoding=config.encoding,
-                image_size=job.layout.image_size,
-            )
-            for one in members
-        ]
-        for split, members in records.items()
-    }
-    planned = DatasetPlan(
-        ingest=found,
-        records=records,
-        shards=plan.plan_shards(job.name, sizes, file_format=config.format),
-        forecast_bytes=sum(sum(part) for part in sizes.values()),
-    )
-    splits.check_splits(planned.class_counts(classes))
-    return planned
-
-
 def _find_stored(
     job: Job, data_dir: pathlib.Path, *, workers: Workers
-) -> Manifest | None:
-    """The manifest of an equal dataset that is whole; None where one is to be written.
+) -> tuple[Manifest | None, bool]:
+    """The manifest of an equal dataset, if one is sealed there, and whether it is
+    whole.
 
     Raises:
         TlperfError: exit code 73, where `data_dir` holds something else.
     """
     manifest = directory.read_stored(data_dir)
     if manifest is None:
-        return None
+        return None, False
     directory.check_equal(
         data_dir, manifest, settings=job.settings, classes=job.listing.classes
     )
@@ -246,22 +142,33 @@ def _find_stored(
     )
     directory.check_equal_digest(data_dir, manifest, digest=digest)
     for file, what in directory.find_damage(data_dir, manifest):
-        log(f"tlperf shard: {file}: {what}; writing all shards again")
-        return None
-    return manifest
+        log(f"tlperf shard: {file}: {what}; writing what is damaged again")
+        return manifest, False
+    return manifest, True
 
 
-def _write(job: Job, data_dir: pathlib.Path, *, workers: Workers) -> Manifest:
+def _write(
+    job: Job, data_dir: pathlib.Path, *, workers: Workers
+) -> tuple[Manifest, int]:
+    """The sealed manifest, and how many of its shards were there before."""
     directory.begin(data_dir, job.name)
-    found = ingest_items(job.listing, job.items, config=job.config, workers=workers)
+    found = ingest_items(
+        job.listing,
+        job.items,
+        config=job.config,
+        workers=workers,
+        journal=resume.Journal(data_dir, job.limits),
+    )
     # Before any refusal: this file tells what to mend.
     write_text(data_dir / QUARANTINE, quarantine_lines(found))
     check_bad(found, max_bad=job.config.max_bad)
     planned = plan_records(job, found)
-    shards = _write_shards(job, planned, data_dir, workers=workers)
+    tasks = planned.tasks(data_dir)
+    finished = _find_finished(job, tasks, data_dir)
+    shards = _write_shards(tasks, data_dir, finished=finished, workers=workers)
     names = [QUARANTINE]
     if job.config.format is Format.TFRECORD:
-        names += write_tfds_metadata(data_dir, _tfds_facts(job, shards))
+        names += write_tfds_metadata(data_dir, planned.tfds_facts(shards))
     manifest = Manifest(
         name=job.name,
         format=job.config.format.value,
@@ -274,60 +181,55 @@ def _write(job: Job, data_dir: pathlib.Path, *, workers: Workers) -> Manifest:
         digest=found.digest,
         counts=found.counts,
         flags=found.flags,
-        splits=planned.class_counts(job.listing.classes),
+        splits=planned.class_counts,
         shards=tuple(shards),
         files={name: sha256_file(data_dir / name) for name in names},
         tlperf_version=tlperf_version(),
     )
     write_manifest(data_dir, manifest)
-    return manifest
+    return manifest, len(finished)
+
+
+def _find_finished(
+    job: Job, tasks: Sequence[ShardTask], data_dir: pathlib.Path
+) -> dict[str, ShardEntry]:
+    """Shards of an earlier run that are just what is planned; the others go."""
+    noted = resume.find_finished(data_dir)
+    finished = {}
+    for task in tasks:
+        entry = noted.get(task.plan.file)
+        if entry and entry.plan == task.digest and resume.is_whole(data_dir, entry):
+            finished[entry.file] = entry
+    keep = {
+        name for entry in finished.values() for name in (entry.file, *entry.sidecars)
+    }
+    directory.remove_shards(data_dir, job.name, keep=keep)
+    return finished
 
 
 def _write_shards(
-    job: Job, planned: DatasetPlan, data_dir: pathlib.Path, *, workers: Workers
+    tasks: Sequence[ShardTask],
+    data_dir: pathlib.Path,
+    *,
+    finished: dict[str, ShardEntry],
+    workers: Workers,
 ) -> list[ShardEntry]:
-    tasks = [
-        ShardTask(
-            plan=shard,
-            data_dir=data_dir,
-            records=tuple(planned.records[shard.split][shard.start : shard.stop]),
-            classes=job.listing.classes,
-            layout=job.layout,
-            format=job.config.format,
-        )
-        for shard in planned.shards
-    ]
-    entries: list[ShardEntry] = []
-    total = planned.ingest.counts.accepted
-    with progress_bar(total=total, unit="images", title="shard") as bar:
-        for entry in workers.map(write_shard, tasks):
-            entries.append(entry)
-            bar.update(entry.count)
-    return entries
+    """All shards in the order of the plan, those written that are not there yet."""
+    entries = dict(finished)
+    missing = [task for task in tasks if task.plan.file not in finished]
+    needed = sum(task.plan.forecast_bytes for task in missing)
+    directory.check_space(data_dir, needed + _METADATA_BYTES)
+    # HDF5's library has crashed on a full disk: not in this process.
+    in_child = any(task.format is Format.HDF5 for task in missing)
+    with ImageBar(sum(len(task.records) for task in tasks), "shard") as bar:
+        bar.add(sum(entry.count for entry in finished.values()))
+        for entry in workers.map(write_shard, missing, in_child=in_child):
+            entries[entry.file] = entry
+            bar.add(entry.count, entry.bytes)
+    return [entries[task.plan.file] for task in tasks]
 
 
-def _tfds_facts(job: Job, shards: list[ShardEntry]) -> TfdsFacts:
-    by_split = {
-        split: [shard for shard in shards if shard.split == split]
-        for split in splits.SPLITS
-    }
-    return TfdsFacts(
-        name=job.name,
-        classes=job.listing.classes,
-        shard_files=tuple(shard.file for shard in shards),
-        shard_lengths={
-            split: tuple(shard.count for shard in members)
-            for split, members in by_split.items()
-        },
-        split_bytes={
-            split: sum(shard.bytes for shard in members)
-            for split, members in by_split.items()
-        },
-        raw_size=job.layout.raw_size,
-    )
-
-
-def _summary(manifest: Manifest, *, seconds: float, reused: bool) -> dict[str, Any]:
+def _summary(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.name,
         "format": manifest.format,
@@ -339,8 +241,4 @@ def _summary(manifest: Manifest, *, seconds: float, reused: bool) -> dict[str, A
         "shards": len(manifest.shards),
         "bytes": manifest.bytes,
         "digest": manifest.digest,
-        "seconds": seconds,
-        # Of a reused dataset nothing was written, so there is no rate to tell.
-        "images_per_sec": None if reused else manifest.counts.accepted / seconds,
-        "reused": reused,
     }

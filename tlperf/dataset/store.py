@@ -17,7 +17,7 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.dataset.directory import find_damage
 from tlperf.dataset.examples import StoredExample
 from tlperf.dataset.hdf5 import Hdf5Reader
-from tlperf.dataset.manifest import Manifest, read_manifest
+from tlperf.dataset.manifest import Manifest, ShardEntry, read_manifest
 from tlperf.dataset.tfrecord import TfrecordReader
 
 
@@ -35,6 +35,14 @@ _READERS: dict[Format, Any] = {
     Format.TFRECORD: TfrecordReader,
     Format.HDF5: Hdf5Reader,
 }
+
+
+def build_reader(
+    data_dir: pathlib.Path, manifest: Manifest, shards: Sequence[ShardEntry]
+) -> Reader:
+    """The reader of some shards; HDF5 reads one at a time."""
+    reader: Reader = _READERS[Format(manifest.format)](data_dir, shards)
+    return reader
 
 
 class StoredSplit:
@@ -56,8 +64,8 @@ class StoredSplit:
         self._reader = self._build_reader()
 
     def _build_reader(self) -> Reader:
-        reader = _READERS[Format(self._manifest.format)]
-        return reader(self._data_dir, self._manifest.shards_of(self.name))
+        shards = self._manifest.shards_of(self.name)
+        return build_reader(self._data_dir, self._manifest, shards)
 
     def read(self, indexes: Sequence[int] | np.ndarray) -> list[StoredExample]:
         """The examples at `indexes`, each from 0 to count - 1, in that order.

@@ -5,8 +5,12 @@
     reader.read(7)                          # one pread, checksums checked
 
 A record is: length (uint64), masked CRC-32C of the length, payload, masked CRC-32C of
-the payload, all little-endian. The index has DALI's form, `offset size` a line, where
-the size includes the framing; its name makes tfds pass it over.
+the payload, all little-endian. Two files beside a shard, whose names make tfds pass
+them over, hold a line a record: the index in DALI's form, `offset size` with the
+framing; and the seals, `checksum id`, where the checksum is the one that ends the
+record. The manifest seals both. So a whole record of some other shard, which TFRecord's
+own checksums call sound, is told from the one that belongs there at no more cost, and a
+damaged record is named by its source file.
 """
 
 import bisect
@@ -17,12 +21,12 @@ import pathlib
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import google_crc32c
 import numpy as np
 
-from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.errors import ExitCode, TlperfError, escape_text
 from tlperf.core.files import atomic_path, sha256_bytes, write_text
 from tlperf.dataset.examples import (
     RecordError,
@@ -33,6 +37,7 @@ from tlperf.dataset.examples import (
 from tlperf.dataset.manifest import ShardEntry, Written
 
 INDEX_SUFFIX = ".idx"
+SEALS_SUFFIX = ".seals"
 
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
@@ -73,9 +78,7 @@ def unframe(record: bytes) -> bytes:
             f"{len(record) - FRAMING_BYTES}"
         )
     payload = record[_HEADER.size : -_FOOTER.size]
-    if _FOOTER.unpack_from(record, len(record) - _FOOTER.size)[0] != masked_crc(
-        payload
-    ):
+    if seal_of(record) != masked_crc(payload):
         raise RecordError("checksum of the payload does not match")
     return payload
 
@@ -87,16 +90,26 @@ def _checked_length(record: bytes) -> int:
     return length
 
 
-def read_record(descriptor: int, offset: int, *, size: int) -> bytes:
+def read_record(descriptor: int, offset: int, *, size: int, seal: int) -> bytes:
     """The payload of the record of `size` bytes at `offset`; safe from any thread.
 
     Raises:
-        RecordError: the file ends before, or the length or a checksum is wrong.
+        RecordError: the file ends before, the length or a checksum is wrong, or the
+            record is not the one whose checksum is `seal`.
     """
     record = os.pread(descriptor, size, offset)
     if len(record) != size:
         raise RecordError(f"record cut: {len(record)} of {size} bytes are there")
-    return unframe(record)
+    payload = unframe(record)
+    if seal_of(record) != seal:
+        raise RecordError("a sound record, but another than was written here")
+    return payload
+
+
+def seal_of(record: bytes) -> int:
+    """The checksum that ends a record."""
+    (seal,) = _FOOTER.unpack_from(record, len(record) - _FOOTER.size)
+    return int(seal)
 
 
 def iterate_records(stream: BinaryIO, *, file_bytes: int) -> Iterator[bytes]:
@@ -152,11 +165,35 @@ def parse_index(text: bytes) -> np.ndarray:
     return table
 
 
+def format_seals(seals: Iterable[int], ids: Iterable[str]) -> str:
+    r"""The seals of records of these ids.
+
+    >>> format_seals([255, 1], ["cats/1.jpg", "cats/2\n.jpg"])
+    '000000ff cats/1.jpg\n00000001 cats/2\\n.jpg\n'
+    """
+    pairs = zip(seals, ids, strict=True)
+    return "".join(f"{seal:08x} {escape_text(name)}\n" for seal, name in pairs)
+
+
+def parse_seals(text: bytes) -> tuple[np.ndarray, list[str]]:
+    """Checksums, uint32 [N], and ids as `format_seals` wrote them.
+
+    Raises:
+        RecordError: it holds something else.
+    """
+    lines = text.decode(errors="replace").split("\n")[:-1]
+    try:
+        seals = np.array([int(line[:8], 16) for line in lines], dtype=np.uint32)
+    except ValueError as error:
+        raise RecordError(f"not seals ({error})") from None
+    return seals, [line[9:] for line in lines]
+
+
 def write_shard(
     path: pathlib.Path, examples: Iterable[StoredExample], *, classes: Sequence[str]
 ) -> Written:
-    """Writes one shard and its index, durably; memory holds one example at a time."""
-    digest, sizes = hashlib.sha256(), []
+    """Writes one shard with its index and seals, durably; memory holds one example."""
+    digest, sizes, seals, ids = hashlib.sha256(), [], [], []
     with atomic_path(path) as partial, open(partial, "wb") as stream:
         for example in examples:
             payload = serialize_example(example, class_name=classes[example.label])
@@ -164,16 +201,26 @@ def write_shard(
             stream.write(record)
             digest.update(record)
             sizes.append(len(record))
+            seals.append(seal_of(record))
+            ids.append(example.filename)
         stream.flush()
-    index = format_index(sizes)
-    index_path = path.with_name(path.name + INDEX_SUFFIX)
-    write_text(index_path, index)
-    return Written(
-        bytes=sum(sizes),
-        sha256=digest.hexdigest(),
-        index=index_path.name,
-        index_sha256=sha256_bytes(index.encode()),
-    )
+    sidecars = {}
+    for suffix, text in (
+        (INDEX_SUFFIX, format_index(sizes)),
+        (SEALS_SUFFIX, format_seals(seals, ids)),
+    ):
+        sidecar = path.with_name(path.name + suffix)
+        write_text(sidecar, text)
+        sidecars[sidecar.name] = sha256_bytes(text.encode())
+    return Written(bytes=sum(sizes), sha256=digest.hexdigest(), sidecars=sidecars)
+
+
+class _OpenShard(NamedTuple):
+    """A shard's descriptor and, by record, offset and size int64 [N, 2] and seals."""
+
+    descriptor: int
+    table: np.ndarray
+    seals: np.ndarray
 
 
 class TfrecordReader:
@@ -186,46 +233,61 @@ class TfrecordReader:
         self._starts = list(
             itertools.accumulate((shard.count for shard in shards), initial=0)
         )
-        self._opened: dict[int, tuple[int, np.ndarray]] = {}
+        self._opened: dict[int, _OpenShard] = {}
         self._lock = threading.Lock()
 
     def read(self, index: int) -> StoredExample:
         """The example at `index` of the stored order, checksums checked."""
         position = bisect.bisect_right(self._starts, index) - 1
         record = index - self._starts[position]
-        descriptor, table = self._opened.get(position) or self._open(position)
-        offset, size = table[record]
+        shard = self._opened.get(position) or self._open(position)
+        offset, size = shard.table[record]
         try:
-            return parse_example(read_record(descriptor, int(offset), size=int(size)))
+            payload = read_record(
+                shard.descriptor,
+                int(offset),
+                size=int(size),
+                seal=int(shard.seals[record]),
+            )
+            return parse_example(payload)
         except (RecordError, OSError) as error:
             raise self._damaged(position, str(error), record=record) from error
 
-    def _open(self, position: int) -> tuple[int, np.ndarray]:
+    def _open(self, position: int) -> _OpenShard:
         with self._lock:
             if position not in self._opened:
-                table = self._read_index(position)
-                path = self._data_dir / self._shards[position].file
+                shard = self._shards[position]
+                table = parse_index(self._sidecar(position, INDEX_SUFFIX))
+                seals, _ = parse_seals(self._sidecar(position, SEALS_SUFFIX))
+                if not len(table) == len(seals) == shard.count:
+                    raise self._damaged(position, "index or seals of other records")
+                path = self._data_dir / shard.file
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                self._opened[position] = descriptor, table
+                self._opened[position] = _OpenShard(descriptor, table, seals)
             return self._opened[position]
 
-    def _read_index(self, position: int) -> np.ndarray:
+    def _sidecar(self, position: int, suffix: str) -> bytes:
+        """The bytes of a file beside the shard, which are the ones that were sealed."""
         shard = self._shards[position]
+        name = shard.file + suffix
         try:
-            text = (self._data_dir / str(shard.index)).read_bytes()
-            if sha256_bytes(text) != shard.index_sha256:
-                raise RecordError("index differs from the manifest")
-            return parse_index(text)
-        except (RecordError, OSError) as error:
-            raise self._damaged(position, f"its index: {error}") from error
+            text = (self._data_dir / name).read_bytes()
+        except OSError as error:
+            raise self._damaged(position, f"its {suffix}: {error.strerror}") from error
+        if sha256_bytes(text) != shard.sidecars.get(name):
+            raise self._damaged(position, f"its {suffix} differs from the manifest")
+        return text
 
     def _damaged(
         self, position: int, found: str, *, record: int | None = None
     ) -> TlperfError:
         file = self._shards[position].file
+        if record is not None:
+            _, ids = parse_seals(self._sidecar(position, SEALS_SUFFIX))
+            found = f"{found} (source file {ids[record]})"
         return TlperfError(
             ExitCode.INTEGRITY,
-            "damaged_record",
+            "damaged_record" if record is not None else "damaged_data",
             path=self._data_dir / file,
             shard=position,
             record=record,
@@ -236,6 +298,6 @@ class TfrecordReader:
     def close(self) -> None:
         """Closes the files; reading opens them again."""
         with self._lock:
-            for descriptor, _ in self._opened.values():
-                os.close(descriptor)
+            for shard in self._opened.values():
+                os.close(shard.descriptor)
             self._opened.clear()

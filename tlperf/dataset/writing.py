@@ -8,15 +8,17 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
+import google_crc32c
+
 from tlperf.core.choices import Format
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.files import sha256_bytes
 from tlperf.dataset import hdf5, tfrecord
 from tlperf.dataset.examples import StoredExample
 from tlperf.dataset.ingest import Inspected, Refusal, read_item
 from tlperf.dataset.manifest import ShardEntry
 from tlperf.dataset.payload import Layout, encode_payload
 from tlperf.dataset.plan import ShardPlan
+from tlperf.dataset.resume import write_note
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +32,7 @@ class ShardTask:
         classes: names by label.
         layout: how images are stored.
         format: of the file.
+        digest: of the plan, all that decides the file's bytes.
     """
 
     plan: ShardPlan
@@ -38,10 +41,11 @@ class ShardTask:
     classes: tuple[str, ...]
     layout: Layout
     format: Format
+    digest: str
 
 
 def write_shard(task: ShardTask) -> ShardEntry:
-    """Reads the images again, and writes their shard.
+    """Reads the images again, writes their shard, and notes that it is finished.
 
     Raises:
         TlperfError: exit code 65, where a file is not what was inspected.
@@ -59,13 +63,16 @@ def write_shard(task: ShardTask) -> ShardEntry:
     labels = dict.fromkeys(task.classes, 0)
     for one in task.records:
         labels[one.item.class_name] += 1
-    return ShardEntry(
+    entry = ShardEntry(
         file=task.plan.file,
         split=task.plan.split,
         count=len(task.records),
         labels=labels,
+        plan=task.digest,
         **dataclasses.asdict(write(path, _examples(task))),
     )
+    write_note(task.data_dir, entry)
+    return entry
 
 
 def _examples(task: ShardTask) -> Iterator[StoredExample]:
@@ -88,7 +95,7 @@ def _examples(task: ShardTask) -> Iterator[StoredExample]:
 def _read_again(one: Inspected) -> bytes:
     assert one.bytes is not None
     data = read_item(one.item, max_bytes=one.bytes)
-    if isinstance(data, bytes) and sha256_bytes(data) == one.sha256:
+    if isinstance(data, bytes) and google_crc32c.value(data) == one.crc32c:
         return data
     found = "other bytes than before"
     if isinstance(data, Refusal) and data.reason.startswith("unreadable"):

@@ -3,11 +3,14 @@
 print(render_train({"runs": [...]}))
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tlperf.core.errors import escape_text
-from tlperf.core.units import NOT_AVAILABLE, format_number, format_secs
+from tlperf.core.units import NOT_AVAILABLE, format_bytes, format_number, format_secs
+
+# A longer table would push the rest off the screen; --json has all of it.
+_MOST_CLASS_ROWS = 40
 
 
 def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -125,6 +128,110 @@ def render_verify(result: dict[str, Any]) -> str:
         for row in result["problems"]
     ]
     return "\n".join([f"{len(problems)} problems, {counts}", *problems])
+
+
+def render_inspect(result: dict[str, Any]) -> str:
+    """The dataset, its images by class and split, sizes, what else was counted."""
+    side = result["image_size"]
+    stored = f"{result['format']}, encoding {result['encoding']}"
+    stored += f" at {side} x {side} pixels" if side else ""
+    head = (
+        f"{escape_text(result['name'])}: {result['images']} images "
+        f"of {len(result['classes'])} classes, "
+        f"{format_bytes(result['bytes'])} in {result['shards']} shards\n"
+        f"stored as {stored}, EXIF {result['exif']}"
+    )
+    rest = {name: result[name] for name in ("quarantined", "duplicates", "ignored")}
+    rest |= {"flags": result["flags"] or "none", "digest": result["digest"]}
+    parts = [head, _render_classes(result), _render_sizes(result["sizes"])]
+    parts.append(render_values(rest))
+    if "near_duplicates" in result:
+        parts.append(_render_near_duplicates(result["near_duplicates"]))
+    if "png" in result:
+        parts.append(_render_picture(result))
+    return "\n\n".join(parts)
+
+
+def _align_right(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The cells of numbers under each other; the first column stays as it is."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        [row[0], *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        for row in rows
+    ]
+
+
+def _render_classes(result: dict[str, Any]) -> str:
+    splits = result["splits"]
+    counts = [
+        [name, *(split[name] for split in splits.values())]
+        for name in result["classes"]
+    ]
+    shown = counts[:_MOST_CLASS_ROWS]
+    rows = [[escape_text(name), *map(str, row), str(sum(row))] for name, *row in shown]
+    totals = [sum(split.values()) for split in splits.values()]
+    rows.append(["total", *map(str, totals), str(sum(totals))])
+    columns, *body = _align_right([["class", *splits, "total"], *rows])
+    lines = render_table(columns, body).splitlines()
+    if more := len(counts) - len(shown):
+        lines.insert(-1, f"({more} more: --json shows all classes)")
+    return "\n".join(lines)
+
+
+def _render_sizes(sizes: dict[str, Any]) -> str:
+    def cell(values: dict[str, float | None], unit: Callable[[Any], str]) -> str:
+        return " / ".join(unit(values[key]) for key in ("min", "median", "max"))
+
+    def pixels(value: float | None) -> str:
+        return NOT_AVAILABLE if value is None else f"{value:.10g}"
+
+    rows = [
+        [
+            name,
+            cell(row["width"], pixels),
+            cell(row["height"], pixels),
+            cell(row["payload_bytes"], format_bytes),
+        ]
+        for name, row in sizes.items()
+    ]
+    columns = ["min / median / max", "width (pixels)", "height (pixels)", "payload"]
+    return render_table(columns, rows)
+
+
+def _render_near_duplicates(found: dict[str, Any]) -> str:
+    head = (
+        f"near duplicates (at most {found['distance']} of 64 bits differ): "
+        f"{found['pairs']} pairs of {found['images']} images, "
+        f"{found['across_splits']} across splits, "
+        f"{found['across_classes']} across classes"
+    )
+    if not found["pairs"]:
+        return head
+    rows = [
+        [str(row["bits"])]
+        + [
+            escape_text(text)
+            for side in "ab"
+            for text in (row[side], row[f"split_{side}"], row[f"class_{side}"])
+        ]
+        for row in found["examples"]
+    ]
+    table = render_table(["bits", *["image", "split", "class"] * 2], rows)
+    more = found["pairs"] - len(rows)
+    return f"{head}\n{table}" + (f"\n({more} more pairs)" if more else "")
+
+
+def _render_picture(result: dict[str, Any]) -> str:
+    left_out = [
+        f"{result[key]} {what}"
+        for key, what in (
+            ("png_classes_left_out", "classes without bars"),
+            ("png_rows_left_out", "rows of images not shown"),
+        )
+        if result[key]
+    ]
+    path = escape_text(result["png"])
+    return f"picture: {path}" + (f" ({', '.join(left_out)})" if left_out else "")
 
 
 def render_doctor(result: dict[str, Any]) -> str:

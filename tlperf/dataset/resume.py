@@ -1,0 +1,139 @@
+"""What an unfinished run leaves for the next: files inspected and shards finished.
+
+    journal = Journal(data_dir, limits)
+    journal.find(items)                      # {id: Inspected}, as far as still true
+    finished = find_finished(data_dir)       # {file: ShardEntry}
+
+All of it is in DATA_DIR/.work, which goes when the dataset is sealed. Nothing in there
+is taken on trust: an inspected file counts while its stamp is the same, and is compared
+when it is stored; a shard counts when its plan is the one wanted and its bytes hash to
+what was written.
+"""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tlperf.core.files import (
+    fsync_directory,
+    io_errors,
+    sha256_file,
+    to_json,
+    write_text,
+)
+from tlperf.dataset.guard import ImageFacts
+from tlperf.dataset.ingest import Inspected, Refusal
+from tlperf.dataset.manifest import ShardEntry, tlperf_version
+from tlperf.dataset.sources.listing import Item
+
+WORK = ".work"
+_JOURNAL = "inspected.jsonl"
+_NOTE_SUFFIX = ".json"
+
+
+class Journal:
+    """Files inspected so far, a line each, under the limits they were inspected by.
+
+    Not fsynced: after a crash of the machine the lines that are lost, or torn, cost
+    their work alone.
+    """
+
+    def __init__(self, data_dir: pathlib.Path, limits: dict[str, Any]):
+        self._path = data_dir / WORK / _JOURNAL
+        self._head = to_json({"limits": limits, "tlperf_version": tlperf_version()})
+
+    def find(self, items: Iterable[Item]) -> dict[str, Inspected]:
+        """By id, what is known of items whose stamp is the same; a journal of other
+        limits is dropped."""
+        rows = self._read()
+        found = {}
+        for item in items:
+            row = rows.get(item.id)
+            if row and row["stamp"] and row["stamp"] == item.origin.stamp():
+                found[item.id] = _from_row(row, item)
+        return found
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self._path.is_file():
+            return {}
+        with io_errors(self._path):
+            head, *lines = self._path.read_text(errors="replace").split("\n")
+        if head != self._head:
+            with io_errors(self._path):
+                self._path.unlink()
+            return {}
+        rows = {}
+        for line in lines[:-1]:  # the last has no newline: torn, or empty
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break  # what follows a torn line was lost with it
+            rows[row["id"]] = row
+        return rows
+
+    def append(self, inspected: Sequence[Inspected]) -> None:
+        """Adds files just inspected; those whose bytes nothing identifies are left out,
+        since they will be read again anyway."""
+        lines = [to_json(_to_row(one)) for one in inspected if one.stamp]
+        with io_errors(self._path):
+            if not self._path.exists():
+                self._path.parent.mkdir(exist_ok=True)
+                lines.insert(0, self._head)
+            with open(self._path, "a") as stream:
+                stream.write("".join(f"{line}\n" for line in lines))
+
+
+def _to_row(one: Inspected) -> dict[str, Any]:
+    # vars(): dataclasses.asdict copies each value, a third of all this process does.
+    row = {**vars(one), "id": one.item.id}
+    del row["item"]
+    for name in ("facts", "refusal"):
+        row[name] = row[name] and vars(row[name])
+    return row
+
+
+def _from_row(row: dict[str, Any], item: Item) -> Inspected:
+    facts, refusal = row["facts"], row["refusal"]
+    values = {name: value for name, value in row.items() if name != "id"}
+    values["facts"] = facts and ImageFacts(**{**facts, "flags": tuple(facts["flags"])})
+    values["refusal"] = refusal and Refusal(**refusal)
+    return Inspected(item=item, **values)
+
+
+def write_note(data_dir: pathlib.Path, entry: ShardEntry) -> None:
+    """Says that a shard is finished, after its files are on disk."""
+    path = data_dir / WORK / (entry.file + _NOTE_SUFFIX)
+    write_text(path, to_json(dataclasses.asdict(entry)) + "\n")
+
+
+def find_finished(data_dir: pathlib.Path) -> dict[str, ShardEntry]:
+    """Shards noted as finished, by file; a note that cannot be read is none."""
+    found = {}
+    for path in sorted((data_dir / WORK).glob(f"*{_NOTE_SUFFIX}")):
+        try:
+            entry = ShardEntry(**json.loads(path.read_text()))
+        except (ValueError, TypeError):
+            continue  # of another version, or damaged: the shard is written again
+        found[entry.file] = entry
+    return found
+
+
+def is_whole(data_dir: pathlib.Path, entry: ShardEntry) -> bool:
+    """Whether the shard and its sidecars are there and hash to what was written."""
+    hashes = {entry.file: entry.sha256, **entry.sidecars}
+    return all(
+        (data_dir / name).is_file() and sha256_file(data_dir / name) == digest
+        for name, digest in hashes.items()
+    )
+
+
+def clear_work(data_dir: pathlib.Path) -> None:
+    """Removes what only an unfinished run needs."""
+    folder = data_dir / WORK
+    if folder.exists():
+        with io_errors(folder):
+            shutil.rmtree(folder)
+            fsync_directory(data_dir)
