@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.images import make_folder
 from tlperf.core.choices import Encoding, Exif, Format
 from tlperf.core.errors import TlperfError
 from tlperf.core.settings import DataConfig, InputConfig
@@ -232,6 +233,40 @@ def test_a_damaged_record_is_named_not_blurred(two_cpus, tmp_path):
     assert caught.value.code == 76
     assert shard.name in str(caught.value)
     assert "record" in str(caught.value)
+
+
+@pytest.mark.I4
+def test_undecodable_images_are_all_named(two_cpus, tmp_path):
+    """Sound records of images that only a decoder finds wrong: planted unchecked."""
+    from tlperf.core.choices import ImageCheck
+    from tlperf.dataset.shard import write_dataset
+    from tlperf.dataset.store import open_dataset
+    from tlperf.pipeline.input import evaluation_batches
+
+    root = make_folder(tmp_path / "pets", {"cats": 60, "dogs": 40})
+    for path in sorted(root.glob("cats/*"))[:20]:
+        data = path.read_bytes()
+        at = data.index(b"\xff\xdb")  # a quantisation table becomes a comment
+        path.write_bytes(data[:at] + b"\xff\xfe" + data[at + 2 :])
+    source = DataConfig(source=str(root), workers=1, image_check=ImageCheck.HEADER)
+    assert write_dataset(source, tmp_path / "unchecked")["accepted"] == 100
+    with open_dataset(tmp_path / "unchecked") as dataset:
+        stored = dataset.split("train")
+        names = [example.filename for example in stored.read(range(stored.count))]
+        planted = [n for n in names if n.startswith("cats/0") and n < "cats/020"]
+        batches = evaluation_batches(
+            dataset, InputConfig(batch_size=4), split="train", image_size=32
+        )
+        with pytest.raises(TlperfError) as caught:
+            list(batches)
+    assert len(planted) > 5
+    assert caught.value.code == 65
+    assert caught.value.found == (
+        f"{len(planted)} of 60 images cannot be decoded: {', '.join(planted)}"
+    )
+    # What ingest is for: checked, all twenty are refused, and training meets none.
+    checked = DataConfig(source=str(root), workers=1, max_bad=20)
+    assert write_dataset(checked, tmp_path / "checked")["quarantined"] == 20
 
 
 def upright():

@@ -1,16 +1,15 @@
-"""What the first bytes of a file say: format and size, read before any decoder runs.
+"""What the first bytes of a file say, and the words in which readers of headers speak.
 
     sniff(data)                              # 'jpeg'
-    read_header(data, sniff(data)).width     # 500
+    read_jpeg(data).width                    # 500, see jpeg.py, png.py and gif.py
 
-Only what a decoder would allocate for is read here; whether the rest is sound is
-guard.py's business.
+The readers take only what a decoder would allocate or loop for; whether the rest is
+sound is guard.py's business.
 """
 
 import codecs
 import dataclasses
 import struct
-import zlib
 
 # By content: names lie (BMP, PNG and GIF files called .jpg are common in the wild).
 _MAGIC = (
@@ -29,39 +28,72 @@ _MAGIC = (
     ("pdf", b"%PDF"),
 )
 _HEIF_BRANDS = {b"avif": "avif", b"avis": "avif"}
-# Markers without a length: RSTn, SOI and TEM.
-_STANDALONE = frozenset([*range(0xD0, 0xD9), 0x01])
-_SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_EXTENSIONS = {
+    **dict.fromkeys(("jpg", "jpeg", "jpe", "jfif", "jif"), "jpeg"),
+    **dict.fromkeys(("png", "apng"), "png"),
+    **dict.fromkeys(("tif", "tiff"), "tiff"),
+    **dict.fromkeys(("heic", "heif"), "heif"),
+    **{name: name for name in ("gif", "bmp", "webp", "jxl", "jp2", "avif")},
+    **{name: name for name in ("ico", "psd", "pdf")},
+}
+_ORIENTATION_TAG = 0x0112
+_SHORT = 3  # TIFF's name for 16 bits
 
 
 class HeaderError(Exception):
-    """The header is cut (`truncated`) or makes no sense."""
+    """A file that its header refuses.
 
-    def __init__(self, text: str, *, truncated: bool = False):
+    Attributes:
+        reason: slug as of guard.RefusedError.
+    """
+
+    def __init__(self, reason: str, text: str):
         super().__init__(text)
-        self.truncated = truncated
+        self.reason = reason
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
+class JpegFrame:
+    """What only a JPEG's header tells.
+
+    Attributes:
+        process: number of the SOF marker (0 baseline, 1 extended, 2 progressive,
+            3 lossless, 9 and up arithmetic).
+        precision: bits a sample.
+        scan: offset of the first scan's header, behind its marker.
+        is_adobe: whether Adobe's segment is there, which inverts CMYK.
+    """
+
+    process: int
+    precision: int
+    scan: int
+    is_adobe: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Header:
     """Size and what else the header tells.
 
     Attributes:
         width: pixels; as stored, before any EXIF orientation.
         height: pixels.
-        jpeg_process: number of the SOF marker (0 baseline, 1 extended, 2 progressive,
-            3 lossless, 9 and up arithmetic); None where the file is no JPEG.
-        jpeg_precision: bits a sample; None where the file is no JPEG.
-        jpeg_scan: where the first scan starts; None where the file is no JPEG.
-        exif: the Exif block of a JPEG from its TIFF header on, or None.
+        flags: what a decoder to three channels of 8 bits changes: `cmyk`,
+            `converted:palette`, ...
+        exif: the Exif block from its TIFF header on, where it stands before the pixels
+            of a JPEG; b"" where there is none.
+        jpeg: of JPEG files only.
     """
 
     width: int
     height: int
-    jpeg_process: int | None = None
-    jpeg_precision: int | None = None
-    jpeg_scan: int | None = None
-    exif: bytes | None = None
+    flags: tuple[str, ...] = ()
+    exif: bytes = b""
+    jpeg: JpegFrame | None = None
+
+    @property
+    def pixels(self) -> int:
+        """Width x height."""
+        return self.width * self.height
 
 
 def sniff(data: bytes) -> str:
@@ -74,6 +106,11 @@ def sniff(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         return _HEIF_BRANDS.get(data[8:12], "heif")
     return ""
+
+
+def named_format(name: str) -> str:
+    """The image format that a file's extension promises, or "" where it says none."""
+    return _EXTENSIONS.get(name.rpartition(".")[2].lower(), "") if "." in name else ""
 
 
 def describe_other(data: bytes) -> str:
@@ -91,75 +128,22 @@ def describe_other(data: bytes) -> str:
     return "text" if all(c.isprintable() or c in "\t\r\n" for c in text) else "unknown"
 
 
-def read_header(data: bytes, image_format: str) -> Header:
-    """The header of a jpeg, png or gif.
+def read_orientation(exif: bytes) -> int:
+    """The orientation, 1 to 8, of an Exif block; 1 where it has none or is damaged.
 
-    Raises:
-        HeaderError: it is cut or makes no sense.
+    A damaged block does not make the picture unusable.
     """
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
     try:
-        if image_format == "png":
-            chunk, width, height = struct.unpack_from(">4sII", data, 12)
-            if chunk != b"IHDR":
-                raise HeaderError("PNG without IHDR")
-            return Header(width, height)
-        if image_format == "gif":
-            width, height = struct.unpack_from("<HH", data, 6)
-            return Header(width, height)
-        return _read_jpeg_header(data)
-    except (struct.error, IndexError):
-        text = f"the file ends inside its {image_format} header"
-        raise HeaderError(text, truncated=True) from None
-
-
-def find_png_damage(data: bytes) -> str:
-    """What is wrong with a PNG's chunks, "" where nothing is.
-
-    Decoders differ here: TensorFlow refuses a critical chunk (capital first letter) of
-    wrong checksum, Pillow passes over it in the pixels.
-    """
-    position = 8
-    while position + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        end = position + 8 + length
-        if end + 4 > len(data):
-            break
-        (crc,) = struct.unpack_from(">I", data, end)
-        if kind[:1].isupper() and crc != zlib.crc32(data[position + 4 : end]):
-            return f"checksum of chunk {kind!r} does not match"
-        if kind == b"IEND":
-            return ""
-        position = end + 4
-    return "truncated before its end chunk"
-
-
-def _read_jpeg_header(data: bytes) -> Header:
-    """Walks the segments up to the first scan, as libjpeg does."""
-    position = 2
-    frame: tuple[int, int, int, int] | None = None
-    exif: bytes | None = None
-    while True:
-        # libjpeg skips garbage before a marker (with a warning) and fill bytes.
-        position = data.find(b"\xff", position)
-        if position < 0:
-            raise IndexError
-        while data[position] == 0xFF:
-            position += 1
-        marker = data[position]
-        position += 1
-        if marker == 0 or marker in _STANDALONE:
-            continue
-        if marker == 0xD9:
-            raise HeaderError("JPEG ends without a scan")
-        (length,) = struct.unpack_from(">H", data, position)
-        if marker in _SOF and frame is None:
-            precision, height, width = struct.unpack_from(">BHH", data, position + 2)
-            frame = (width, height, marker - 0xC0, precision)
-        elif marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0":
-            exif = exif or data[position + 8 : position + length]
-        elif marker == 0xDA:
-            break
-        position += length
-    if frame is None:
-        raise HeaderError("JPEG scan without a frame header")
-    return Header(*frame, jpeg_scan=position, exif=exif)
+        (start,) = struct.unpack_from(order + "I", exif, 4)
+        (count,) = struct.unpack_from(order + "H", exif, start)
+        for at in range(start + 2, start + 2 + 12 * count, 12):
+            tag, kind, values = struct.unpack_from(order + "HHI", exif, at)
+            if tag == _ORIENTATION_TAG:
+                (value,) = struct.unpack_from(order + "H", exif, at + 8)
+                return value if (kind, values) == (_SHORT, 1) and 1 <= value <= 8 else 1
+    except struct.error:
+        pass
+    return 1

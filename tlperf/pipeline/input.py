@@ -30,6 +30,8 @@ from tlperf.pipeline.order import BatchPlan, plan_evaluation, plan_training
 _READ_GROUP = 16
 # Groups read at once; reading is tens of times faster than decoding.
 _READ_PARALLEL = 2
+# Images that an error line names.
+_NAMED = 20
 # Batches ready ahead of the step: one being copied, one waiting.
 _PREFETCH_BATCHES = 2
 
@@ -52,6 +54,29 @@ class RecordReader:
             np.array([example.encoded for example in examples], dtype=object),
             np.array([example.label for example in examples], dtype=np.int32),
             np.array([example.orientation for example in examples], dtype=np.int32),
+        )
+
+    def name_undecodable(self, error: tf.errors.InvalidArgumentError) -> TlperfError:
+        """The error that names every image TensorFlow cannot decode.
+
+        TensorFlow's own names none, so the split is decoded once more, one by one.
+        """
+        bad = []
+        for index in range(self._split.count):
+            (example,) = self._split.read([index])
+            try:
+                tf.io.decode_jpeg(example.encoded, channels=3)
+            except tf.errors.InvalidArgumentError:
+                bad.append(example.filename)
+        names = ", ".join(bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else "")
+        cause = error.message.splitlines()[0]
+        return TlperfError(
+            ExitCode.DATA,
+            "bad_record",
+            path=self._split.name,
+            found=f"{len(bad)} of {self._split.count} images cannot be decoded: "
+            f"{names or cause}",
+            remedy="mend or remove them and shard again with --image_check=decode",
         )
 
 
@@ -96,13 +121,7 @@ class Batches:
                     raise self.reader.failure from error
                 if not isinstance(error, tf.errors.InvalidArgumentError):
                     raise  # memory, device: not the data's fault
-                first_line = error.message.splitlines()[0]
-                raise TlperfError(
-                    ExitCode.DATA,
-                    "bad_record",
-                    found=f"an image cannot be decoded ({first_line})",
-                    remedy="run tlperf verify on the data directory and shard again",
-                ) from error
+                raise self.reader.name_undecodable(error) from error
             yield batch
 
 
