@@ -6,8 +6,8 @@ The files are those of the folder over and over, each made distinct by a JPEG co
 Page cache warm, two processes (threads for the decoder), all of them started before;
 sides in turn, medians over `--rounds`. `extra_info` has every second and the ratios:
 
-* `shard` / `decode`: libjpeg-turbo alone decoding the same bytes, held in memory, to RGB
-  at full size on two threads;
+* `shard` / `decode`: libjpeg-turbo alone decoding the same bytes, held in memory, to
+  RGB at full size on two threads;
 * `shard_header` (without the decode check) / `copy`: each file read, hashed by sha256
   and written, one output a process, fsynced as shards are;
 * `shard` / `tfds`: a tfds builder that gives tfds' own writer the same files' paths;
@@ -158,9 +158,7 @@ class Sides:
     def copy(self):
         """A plain copy with sha256, in two processes."""
         target = self.fresh("copies")
-        parts = [
-            (self.paths[i::PROCESSES], target / str(i)) for i in range(PROCESSES)
-        ]
+        parts = [(self.paths[i::PROCESSES], target / str(i)) for i in range(PROCESSES)]
         list(self.processes.map(copy_part, parts))
 
     def verify(self):
@@ -234,7 +232,7 @@ def test_against(sides, ours, theirs, benchmark, request):
     """Both sides in turn; the benchmark's own time is tlperf's."""
     if ours == "verify":
         sides.shard_header()
-    secs = {ours: [], theirs: []}
+    secs: dict[str, list[float]] = {ours: [], theirs: []}
     for round_number in range(request.config.getoption("--rounds")):
         order = (ours, theirs) if round_number % 2 else (theirs, ours)
         for name in order:

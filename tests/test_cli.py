@@ -129,6 +129,24 @@ def test_a_bad_call_gives_one_line_and_its_code(
     assert "; " in line  # what was found; what to do
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (RuntimeError("a\nb"), ExitCode.INTERNAL, "internal_error: RuntimeError: a; "),
+        (MemoryError(), ExitCode.MEMORY, "out_of_memory: Python could not allocate; "),
+        (OSError(5, "Input/output error", "f"), ExitCode.IO, "io_error: f: Input/out"),
+        (KeyboardInterrupt(), 130, "tlperf shard: interrupted"),
+    ],
+)
+def test_errors_that_no_room_named_have_a_line_too(error, code, line, capsys):
+    def action():
+        raise error
+
+    assert run_guarded("shard", action) == code
+    (told,) = capsys.readouterr().err.splitlines()
+    assert line in told
+
+
 def write_photos(folder, classes=("cats", "dogs"), count=6):
     """A source folder of small real JPEGs."""
     for number, name in enumerate(classes):

@@ -58,7 +58,7 @@ def test_keys_of_the_result(pets):
     assert list(report) == [
         *("name", "format", "encoding", "image_size", "exif", "classes", "splits"),
         *("images", "bytes", "shards", "quarantined", "duplicates", "ignored"),
-        *("flags", "digest", "sizes"),
+        *("reasons", "flags", "digest", "sizes"),
     ]
     assert set(report["sizes"]["test"]) == {"height", "width", "payload_bytes"}
 
@@ -348,6 +348,7 @@ validation          n/a / n/a / n/a  n/a / n/a / n/a  n/a / n/a / n/a
 quarantined: 1
 duplicates: 2
 ignored: 3
+reasons: empty 2
 flags: decoder_warning 4
 digest: abc"""
 
@@ -375,7 +376,8 @@ def test_the_result_as_text():
             "test": {"cats": 0, "d\x1bgs": 1},
         },
         **{"bytes": 1536, "shards": 3, "quarantined": 1, "duplicates": 2},
-        **{"ignored": 3, "flags": {"decoder_warning": 4}, "digest": "abc"},
+        **{"ignored": 3, "reasons": {"empty": 2}, "flags": {"decoder_warning": 4}},
+        "digest": "abc",
         "sizes": {
             "train": {
                 "width": sizes(20, 25.5, 500),

@@ -241,7 +241,7 @@ def test_a_damaged_record_is_named_and_the_others_are_read(store, request, tmp_p
 def test_an_altered_index_is_refused(tfrecords, tmp_path):
     path = tmp_path / "s1.idx"
     path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
-    with pytest.raises(TlperfError, match="its .idx differs from the manifest"):
+    with pytest.raises(TlperfError, match=r"its \.idx differs from the manifest"):
         tfrecords.read(20)
     assert tfrecords.read(0) == EXAMPLES[0]
 

@@ -120,6 +120,7 @@ def test_a_second_run_reuses_and_another_setting_is_refused(stored, pets):
         with pytest.raises(TlperfError) as caught:
             write_dataset(config(pets, **change), data_dir)
         assert caught.value.code == ExitCode.EXISTS
+        assert caught.value.reason == "other_dataset"
         assert f"another dataset is there: {text}" in caught.value.text()
     assert tree(data_dir) == before
 
@@ -318,3 +319,16 @@ def test_a_worker_that_dies_is_told():
         list(workers.map(end_abruptly, [1, 2]))
     assert caught.value.code == ExitCode.RETRY
     assert caught.value.text().startswith("worker_died: a worker process ended")
+
+
+def test_missing_photographs_are_named():
+    code = (
+        "import sys; sys.modules['sklearn'] = None;"
+        "from tlperf.dataset.sources.photos import PhotosSource;"
+        "PhotosSource().read_listing().items[0].origin.read(max_bytes=10**6)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "missing_photos: china.jpg: scikit-learn's sample photographs" in done.stderr
+    assert "install scikit-learn, or give --source a folder" in done.stderr

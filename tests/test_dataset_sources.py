@@ -7,7 +7,7 @@ import pytest
 from tests.images import image_bytes, make_folder
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import DataConfig
-from tlperf.dataset.ingest import read_item
+from tlperf.dataset.ingest import Refusal, read_item
 from tlperf.dataset.shard import plan_job
 from tlperf.dataset.sources import open_source
 from tlperf.dataset.sources.folder import FolderSource
@@ -20,6 +20,7 @@ from tlperf.dataset.sources.photos import (
     PhotosSource,
     crop_box,
 )
+from tlperf.dataset.sources.tree import SPLIT_WORDS
 
 
 def ids(listing):
@@ -124,14 +125,14 @@ def test_refuses_what_is_no_labelled_data(tmp_path, classes, code, text):
     assert caught.value.text().startswith(text.format(root))
 
 
-def test_refuses_a_missing_folder_and_a_file(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("x")
-    for path, found in ((tmp_path / "none", "no such folder"), (file, "not a folder")):
-        with pytest.raises(TlperfError) as caught:
-            open_source(DataConfig(source=str(path))).read_listing()
-        assert caught.value.code == ExitCode.NO_INPUT
-        assert caught.value.text().startswith(f"missing_source: {path}: {found}; give")
+def test_refuses_a_missing_folder(tmp_path):
+    path = tmp_path / "none"
+    with pytest.raises(TlperfError) as caught:
+        open_source(DataConfig(source=str(path))).read_listing()
+    assert caught.value.code == ExitCode.NO_INPUT
+    assert caught.value.text().startswith(
+        f"missing_source: {path}: no such folder; give photos, a folder with one"
+    )
 
 
 def test_refuses_a_linked_class_folder(tmp_path):
@@ -139,6 +140,162 @@ def test_refuses_a_linked_class_folder(tmp_path):
     (root / "birds").symlink_to(root / "cats")
     with pytest.raises(TlperfError, match=r"special_file: .*birds: a class folder"):
         FolderSource(root).read_listing()
+
+
+def linked_folder(tmp_path):
+    """Links to files and folders inside and outside, and loops."""
+    root = make_folder(tmp_path / "pets", {"cats": 2, "dogs/old": 1})
+    outside = make_folder(tmp_path / "outside", {"birds": 1})
+    links = {
+        "cats/to_file.jpg": root / "cats" / "000.jpg",
+        "cats/to_link.jpg": "to_file.jpg",
+        "cats/to_folder": root / "dogs" / "old",
+        "cats/out.jpg": outside / "birds" / "000.jpg",
+        "cats/out": outside / "birds",
+        "cats/nowhere.jpg": "none.jpg",
+        "cats/self.jpg": "self.jpg",
+        "dogs/loop": root,
+        "dogs/old/up": root / "dogs",
+    }
+    for name, target in links.items():
+        (root / name).symlink_to(str(target))
+    return root
+
+
+def readable(listing):
+    """Ids of what can be read, and reasons of the others."""
+    read, refused = [], {}
+    for item in listing.items:
+        data = read_item(item, max_bytes=10**6)
+        if isinstance(data, Refusal):
+            refused[item.id] = data.reason
+        else:
+            read.append(item.id)
+    return read, refused
+
+
+def test_links_are_refused_one_by_one(tmp_path):
+    root = linked_folder(tmp_path)
+    read, refused = readable(FolderSource(root).read_listing())
+    assert read == ["cats/000.jpg", "cats/001.jpg", "dogs/old/000.jpg"]
+    assert set(refused.values()) == {"special_file"}
+    assert len(refused) == 9
+
+
+def test_links_are_followed_inside_only_and_never_in_circles(tmp_path):
+    root = linked_folder(tmp_path)
+    read, refused = readable(FolderSource(root, follow_links=True).read_listing())
+    assert read == [
+        "cats/000.jpg",
+        "cats/001.jpg",
+        "cats/to_file.jpg",
+        "cats/to_folder/000.jpg",
+        "cats/to_link.jpg",
+        "dogs/old/000.jpg",
+    ]
+    assert set(refused.values()) == {"special_file"}
+    assert sorted(refused) == [
+        "cats/nowhere.jpg",
+        "cats/out",
+        "cats/out.jpg",
+        "cats/self.jpg",
+        "cats/to_folder/up",
+        "dogs/loop",
+        "dogs/old/up",
+    ]
+
+
+def test_linked_class_folders_are_followed_inside_only(tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats": 1, "dogs": 1})
+    (root / "birds").symlink_to("cats")
+    listing = FolderSource(root, follow_links=True).read_listing()
+    assert listing.classes == ("birds", "cats", "dogs")
+    (root / "fish").symlink_to(tmp_path)
+    with pytest.raises(TlperfError) as caught:
+        FolderSource(root, follow_links=True).read_listing()
+    assert caught.value.code == ExitCode.DATA
+    assert caught.value.text() == (
+        f"special_file: {root}/fish: a class folder that is a symbolic link; put the "
+        "folder itself there (--follow_links reads links that stay inside the source)"
+    )
+
+
+@pytest.mark.parametrize("source_path", ["up", "link"])
+def test_a_source_may_itself_be_behind_a_link(tmp_path, source_path):
+    root = linked_folder(tmp_path)
+    (tmp_path / "link").symlink_to(root)
+    path = root / ".." / "pets" if source_path == "up" else tmp_path / "link"
+    listing = FolderSource(path, follow_links=True).read_listing()
+    assert len(readable(listing)[0]) == 6
+
+
+def test_given_splits(tmp_path):
+    classes = {f"{word}/{name}": 2 for word in SPLIT_WORDS for name in ("cats", "dogs")}
+    root = make_folder(tmp_path / "pets", classes)
+    (root / "train" / "stray.jpg").write_bytes(b"x")
+    (root / "README.md").write_bytes(b"x")
+    listing = open_source(DataConfig(source=str(root))).read_listing()
+    assert listing.classes == ("cats", "dogs")
+    assert listing.ignored == 2
+    assert {item.id: item.split for item in listing.items} == {
+        f"{word}/{name}/00{index}.jpg": split
+        for word, split in SPLIT_WORDS.items()
+        for name in ("cats", "dogs")
+        for index in (0, 1)
+    }
+    dealt = open_source(DataConfig(source=str(root), keep_splits=False)).read_listing()
+    assert dealt.classes == listing.classes
+    assert ids(dealt) == ids(listing)
+    assert {item.split for item in dealt.items} == {None}
+
+
+def test_a_missing_split_is_refused_unless_splits_are_dropped(tmp_path):
+    root = make_folder(
+        tmp_path / "pets", {"Train/cats": 1, "Train/dogs": 1, "Test/cats": 1}
+    )
+    with pytest.raises(TlperfError) as caught:
+        open_source(DataConfig(source=str(root))).read_listing()
+    assert caught.value.code == ExitCode.DATA
+    assert caught.value.text() == (
+        f"missing_split: {root}: the source gives train, test, but no validation; add "
+        "it, or give --nokeep_splits to deal all images by --split"
+    )
+    config = DataConfig(source=str(root), keep_splits=False)
+    assert len(open_source(config).read_listing().items) == 3
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (("train", "bus"), ("bus", "train")),  # a railway, no split
+        (("train/a", "train/b", "bus/c"), ("bus", "train")),
+        (("train/a", "plane/train"), ("plane", "train")),
+    ],
+)
+def test_folders_that_only_look_like_splits(tmp_path, classes, expected):
+    root = make_folder(tmp_path / "pets", dict.fromkeys(classes, 1))
+    listing = open_source(DataConfig(source=str(root))).read_listing()
+    assert listing.classes == expected
+    assert {item.split for item in listing.items} == {None}
+
+
+@pytest.mark.parametrize(
+    "names", [("Cats", "cats"), ("Über", "ÜBER"), ("é", "e\u0301")]
+)
+def test_classes_that_differ_in_case_only_are_refused(tmp_path, names):
+    root = make_folder(tmp_path / "pets", dict.fromkeys((*names, "dogs"), 1))
+    with pytest.raises(TlperfError) as caught:
+        FolderSource(root).read_listing()
+    assert caught.value.code == ExitCode.DATA
+    assert caught.value.reason == "case_collision"
+    text = caught.value.text()
+    assert text.startswith(f"case_collision: {root}: classes ")
+    assert text.endswith(" differ in case only; put them together or rename one")
+
+
+def test_photos_may_be_dealt_anew():
+    listing = open_source(DataConfig(keep_splits=False)).read_listing()
+    assert {item.split for item in listing.items} == {None}
 
 
 def test_names_that_fit():
@@ -224,4 +381,5 @@ def test_a_limit_below_one_a_class_and_split_is_refused():
     with pytest.raises(TlperfError) as caught:
         plan_job(DataConfig(source="photos", limit=5))
     assert caught.value.code == ExitCode.DATA
+    assert caught.value.reason == "limit_too_small"
     assert "give --limit at least 6" in caught.value.text()

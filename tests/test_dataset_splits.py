@@ -1,5 +1,8 @@
 """Splits and the shard plan: pure functions, no files."""
 
+import hashlib
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +20,7 @@ from tlperf.dataset.splits import (
     SPLITS,
     apportion,
     assign_splits,
+    check_leaks,
     check_splits,
     choose_within_limit,
     deal_evenly,
@@ -69,6 +73,128 @@ def test_every_id_is_dealt_once_and_order_does_not_matter(sizes, pair, seed, mod
                 assert got >= 1
                 # The quota, but for rounding and the least of one.
                 assert abs(got - size * share / 100) < 2
+
+
+# Stored datasets were dealt like this: a change would deal them anew.
+STORED = {
+    SplitMode.STRATIFIED: "5f18831f3db8a647",
+    SplitMode.RANDOM: "f7a164376bd95921",
+}
+
+
+@pytest.mark.parametrize("mode", SplitMode)
+@pytest.mark.parametrize("groups", [None, {}, {"cats/1": None}])
+def test_without_groups_splits_are_as_they_always_were(mode, groups):
+    splits = assign_splits(IDS, shares=(60, 20, 20), mode=mode, seed=7, groups=groups)
+    text = json.dumps(splits, sort_keys=True)
+    assert hashlib.sha256(text.encode()).hexdigest().startswith(STORED[mode])
+
+
+grouped = st.lists(
+    st.tuples(st.sampled_from("ab"), st.none() | st.integers(0, 7)),
+    min_size=6,
+    max_size=60,
+)
+
+
+@given(
+    rows=grouped, pair=shares, seed=st.integers(0, 9), mode=st.sampled_from(SplitMode)
+)
+def test_groups_stay_whole_and_order_does_not_matter(rows, pair, seed, mode):
+    parts = (*pair, 100 - sum(pair))
+    ids: dict[str, list[str]] = {"a": [], "b": []}
+    groups: dict[str, str | None] = {}
+    for index, (name, group) in enumerate(rows):
+        ids[name].append(f"{name}{index}")
+        groups[f"{name}{index}"] = None if group is None else f"g{group}"
+    splits = assign_splits(ids, shares=parts, mode=mode, seed=seed, groups=groups)
+    assert sorted(splits) == sorted(groups)
+    check_leaks(splits, groups=groups, digests={})
+    shuffled = {name: members[::-1] for name, members in reversed(ids.items())}
+    again = dict(sorted(groups.items(), reverse=True))
+    assert splits == assign_splits(
+        shuffled, shares=parts, mode=mode, seed=seed, groups=again
+    )
+
+
+@given(
+    sizes=st.lists(st.integers(1, 9), min_size=12, max_size=60),
+    single=st.integers(0, 40),
+    seed=st.integers(0, 9),
+    mode=st.sampled_from(SplitMode),
+)
+def test_groups_keep_the_shares_within_a_group(sizes, single, seed, mode):
+    ids = [f"g{i}/{j}" for i, size in enumerate(sizes) for j in range(size)]
+    groups: dict[str, str | None] = {text: text.partition("/")[0] for text in ids}
+    ids += [f"s{i}" for i in range(single)]
+    splits = assign_splits(
+        {"cats": ids}, shares=(60, 20, 20), mode=mode, seed=seed, groups=groups
+    )
+    for share, got in zip((60, 20, 20), count(splits), strict=True):
+        assert got > 0
+        # A split takes no more once it has its share, so it is over by less than the
+        # group that filled it, and the others lack no more than that together.
+        assert got - len(ids) * share / 100 < max(sizes) + 1
+        assert len(ids) * share / 100 - got < 2 * max(sizes) + 2
+
+
+def test_groups_of_one_are_exact_and_are_no_class():
+    ids = {"cats": [f"c{i}" for i in range(10)], "dogs": [f"d{i}" for i in range(20)]}
+    groups: dict[str, str | None] = {
+        text: text for members in ids.values() for text in members
+    }
+    splits = assign_splits(
+        ids, shares=(60, 20, 20), mode=SplitMode.STRATIFIED, seed=0, groups=groups
+    )
+    assert (count(splits, "c"), count(splits, "d")) == ((6, 2, 2), (12, 4, 4))
+
+
+def test_a_group_over_classes_weighs_in_each():
+    # Ten owners, each with two cats and one dog.
+    ids = {
+        "cats": [f"c{owner}{i}" for owner in range(10) for i in range(2)],
+        "dogs": [f"d{owner}" for owner in range(10)],
+    }
+    groups: dict[str, str | None] = {
+        text: text[1] for members in ids.values() for text in members
+    }
+    splits = assign_splits(
+        ids, shares=(60, 20, 20), mode=SplitMode.STRATIFIED, seed=3, groups=groups
+    )
+    assert (count(splits, "c"), count(splits, "d")) == ((12, 4, 4), (6, 2, 2))
+
+
+LEAKS: list[tuple[dict[str, str], dict[str, str | None], dict[str, str], str]] = [
+    # splits, groups, digests, the line ("": none)
+    ({"a": "train", "b": "train"}, {"a": "g", "b": "g"}, {"a": "1", "b": "1"}, ""),
+    ({"a": "train", "b": "test"}, {"a": None, "b": None}, {"a": "", "b": ""}, ""),
+    ({"a": "train", "b": "test"}, {}, {}, ""),
+    (
+        {"b": "test", "a": "train"},
+        {"a": "g", "b": "g"},
+        {},
+        "leak: b: group 'g' in test as a in train; keep it in one split, or give "
+        "--nokeep_splits",
+    ),
+    (
+        {"c": "validation", "b": "test", "a": "test"},
+        {"a": "g", "b": "g"},
+        {"a": "1", "b": "2", "c": "1"},
+        "leak: c: the same bytes in validation as a in test; keep it in one split, or "
+        "give --nokeep_splits",
+    ),
+]
+
+
+@pytest.mark.parametrize(("split_of", "groups", "digests", "text"), LEAKS)
+def test_leaks(split_of, groups, digests, text):
+    if not text:
+        check_leaks(split_of, groups=groups, digests=digests)
+        return
+    with pytest.raises(TlperfError) as caught:
+        check_leaks(split_of, groups=groups, digests=digests)
+    assert caught.value.code == ExitCode.DATA
+    assert caught.value.text() == text
 
 
 def test_seeds_differ():

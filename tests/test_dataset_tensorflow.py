@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from tests.images import image_bytes, make_folder
+from tests.images import image_bytes, make_folder, read_all
 from tlperf.core.choices import Encoding
 from tlperf.core.settings import DataConfig
 from tlperf.dataset import examples, tfrecord
@@ -45,6 +45,75 @@ def test_messages_and_records_are_tensorflows(tf, tmp_path):
     with tf.io.TFRecordWriter(str(tmp_path / "tf")) as writer:
         writer.write(payload)
     assert (tmp_path / "tf").read_bytes() == tfrecord.frame(payload)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A dataset, its training shard and what tlperf itself reads from it."""
+    root = make_folder(tmp_path_factory.mktemp("s") / "pets", {"cats": 9, "dogs": 12})
+    data_dir = tmp_path_factory.mktemp("shared")
+    write_dataset(DataConfig(source=str(root), workers=1), data_dir)
+    (path,) = data_dir.glob("pets-train.tfrecord-?????-of-00001")
+    pairs = [(one.encoded, one.label) for one in read_all(data_dir)["train"]]
+    assert len(pairs) == 12
+    return data_dir, path, pairs
+
+
+def test_tfds_reads_what_we_read(tf, shared):
+    import tensorflow_datasets as tfds
+
+    data_dir, _, pairs = shared
+    dataset = tfds.builder_from_directory(str(data_dir)).as_dataset(
+        split="train",
+        decoders={"image/encoded": tfds.decode.SkipDecoding()},
+        shuffle_files=False,
+    )
+    read = [
+        (one["image/encoded"], one["image/class/label"])
+        for one in tfds.as_numpy(dataset)
+    ]
+    assert read == pairs
+
+
+def test_model_gardens_parser_reads_what_we_read(tf, shared):
+    """The feature spec of its image classification decoder, for one label an image
+    (official/vision/dataloaders/classification_input.py, tensorflow/models)."""
+    _, path, pairs = shared
+    spec = {
+        "image/encoded": tf.io.FixedLenFeature((), tf.string, default_value=""),
+        "image/class/label": tf.io.FixedLenFeature((), tf.int64, default_value=-1),
+    }
+    read = []
+    for record in tf.data.TFRecordDataset(str(path)):
+        parsed = tf.io.parse_single_example(record, spec)
+        values = parsed["image/encoded"], parsed["image/class/label"]
+        read.append(tuple(value.numpy() for value in values))
+    assert read == pairs
+
+
+def test_dalis_reader_reads_what_we_read(shared):
+    """Through our index file, on the CPU; DALI comes with the extra `peers`."""
+    pytest.importorskip("nvidia.dali", reason="the extra peers is not installed")
+    from nvidia.dali import fn, pipeline_def, tfrecord
+
+    _, path, pairs = shared
+
+    @pipeline_def(batch_size=len(pairs), num_threads=1, device_id=None)
+    def read_shard():
+        features = {
+            "image/encoded": tfrecord.FixedLenFeature((), tfrecord.string, ""),
+            "image/class/label": tfrecord.FixedLenFeature([1], tfrecord.int64, -1),
+        }
+        read = fn.readers.tfrecord(
+            path=str(path), index_path=f"{path}.idx", features=features
+        )
+        return read["image/encoded"], read["image/class/label"]
+
+    pipeline = read_shard()
+    pipeline.build()
+    encoded, labels = pipeline.run()
+    read = [(bytes(encoded.at(i)), int(labels.at(i)[0])) for i in range(len(pairs))]
+    assert read == pairs
 
 
 @pytest.mark.parametrize("encoding", list(Encoding))

@@ -203,7 +203,7 @@ def test_a_batch_that_replicas_cannot_share_is_refused(mirrored, photos_dir):
         )
         with pytest.raises(TlperfError, match="give a multiple of 2") as caught:
             next(batches.distribute(mirrored))
-    assert caught.value.code == 78
+    assert (caught.value.code, caught.value.reason) == (78, "indivisible_batch")
 
 
 def test_a_split_smaller_than_a_batch_is_refused(two_cpus, photos_dir):
@@ -213,7 +213,7 @@ def test_a_split_smaller_than_a_batch_is_refused(two_cpus, photos_dir):
     with open_dataset(photos_dir) as dataset:
         with pytest.raises(TlperfError, match="24 images, a batch needs 32") as caught:
             training_batches(dataset, InputConfig(), image_size=32, epoch=0)
-    assert caught.value.code == 65
+    assert (caught.value.code, caught.value.reason) == (65, "too_few_images")
     assert "--batch_size=24" in str(caught.value)
 
 
@@ -260,7 +260,7 @@ def test_undecodable_images_are_all_named(two_cpus, tmp_path):
         with pytest.raises(TlperfError) as caught:
             list(batches)
     assert len(planted) > 5
-    assert caught.value.code == 65
+    assert (caught.value.code, caught.value.reason) == (65, "bad_record")
     assert caught.value.found == (
         f"{len(planted)} of 60 images cannot be decoded: {', '.join(planted)}"
     )

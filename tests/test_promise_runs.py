@@ -184,7 +184,9 @@ def test_data_are_on_disk_before_they_have_their_name(pets, tmp_path, record_pro
     # Fewer, bigger shards would be fewer renames: these are about 16.
     done = run(["strace", "-f", "-y", "-e", f"trace={calls}", "-o", trace, *command])
     assert done.returncode == 0, done.stderr
-    synced, renamed, waiting = set(), [], {}
+    synced: set[str] = set()
+    renamed: list[str] = []
+    waiting: dict[str, str] = {}
     for line in trace.read_text().splitlines():
         if match := re.search(r"fsync\(\d+<([^>]+)>", line):
             synced.add(match[1])
@@ -221,7 +223,9 @@ def test_the_turkish_locale_is_there():
     """Its dotless i breaks programs that fold case by locale."""
     code = "import locale; locale.setlocale(locale.LC_ALL, '')"
     done = run([sys.executable, "-c", code], LC_ALL=TURKISH)
-    assert done.returncode == 0, f"no locale {TURKISH}: localedef -i tr_TR -f UTF-8 {TURKISH}"
+    assert done.returncode == 0, (
+        f"no locale {TURKISH}: localedef -i tr_TR -f UTF-8 {TURKISH}"
+    )
 
 
 @pytest.mark.D7

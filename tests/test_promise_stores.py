@@ -6,6 +6,7 @@
 import json
 import random
 import shutil
+from typing import Any
 
 import pytest
 
@@ -212,7 +213,7 @@ DAMAGES = (
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
     """A dataset, one of other images and one of another seed; sizes all alike."""
-    values = {"encoding": Encoding.RAW, "image_size": 8, "name": "pets"}
+    values: dict[str, Any] = {"encoding": Encoding.RAW, "image_size": 8, "name": "pets"}
     made = {}
     for name, offset, seed in (
         ("whole", 0, 0),
@@ -303,7 +304,7 @@ def test_every_byte_of_an_hdf5_file(pets, tmp_path, figures, record_property):
 @pytest.mark.D11
 def test_both_formats_hold_the_same(tmp_path, figures, record_property):
     root = tmp_path / "mixed"
-    variants = [
+    variants: list[dict[str, Any]] = [
         {"kind": "JPEG", "quality": 80},
         {"kind": "JPEG", "mode": "L"},
         {"kind": "JPEG", "mode": "CMYK"},

@@ -76,7 +76,7 @@ FLAGS = {
         Flag("preset", "paper", "set of defaults", Preset),
         Flag("source", "photos", "photos, a folder with a sub-folder a class, a .zip "
              "or .tar[.gz] of one or its URL, a .csv, or tfds:NAME"),
-        Flag("source_sha256", None, "of the file behind a URL source"),
+        Flag("source_sha256", None, "of an archive; a URL needs it"),
         Flag("keep_splits", True, "splits that the source gives win over --split",
              bool),
         Flag("follow_links", False, "read symbolic links to files inside the source",

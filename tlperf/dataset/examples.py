@@ -75,10 +75,7 @@ def parse_example(payload: bytes) -> StoredExample:
     Raises:
         RecordError: it is no Example, or a key is missing.
     """
-    try:
-        feature = _example_type().FromString(payload).features.feature
-    except message.DecodeError as error:
-        raise RecordError(f"not an Example ({error})") from None
+    feature = parse_features(payload)
     # Reading a map with [] would add a missing key, so ask first.
     missing = [key for key in _KEYS if key not in feature]
     if missing:
@@ -95,6 +92,18 @@ def parse_example(payload: bytes) -> StoredExample:
         )
     except (IndexError, UnicodeDecodeError) as error:
         raise RecordError(f"Example with an unusable value ({error})") from None
+
+
+def parse_features(payload: bytes) -> Any:
+    """The features of any tf.train.Example by key, a protobuf map.
+
+    Raises:
+        RecordError: it is no Example.
+    """
+    try:
+        return _example_type().FromString(payload).features.feature
+    except message.DecodeError as error:
+        raise RecordError(f"not an Example ({error})") from None
 
 
 _KEYS = (ENCODED, LABEL, FILENAME, ORIENTATION, HEIGHT, WIDTH, SHA256)

@@ -25,7 +25,12 @@ from tlperf.core.progress import ImageBar
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.guard import ImageFacts, Limits, RefusedError, check_image
 from tlperf.dataset.manifest import Counts, tlperf_version
-from tlperf.dataset.sources.listing import Item, Listing, OriginError
+from tlperf.dataset.sources.listing import (
+    Item,
+    Listing,
+    OriginError,
+    reading_place,
+)
 from tlperf.dataset.workers import Workers
 
 # Items a task: enough to hide its cost, few enough for a lively progress bar.
@@ -111,6 +116,14 @@ class Ingest:
                 counter["oriented"] += one.facts.orientation != 1
         return {name: count for name, count in sorted(counter.items()) if count}
 
+    @property
+    def reasons(self) -> dict[str, int]:
+        """Refused files by reason."""
+        counter = collections.Counter(
+            one.refusal.reason for one in self.refused if one.refusal
+        )
+        return dict(sorted(counter.items()))
+
 
 def read_item(item: Item, *, max_bytes: int) -> bytes | Refusal:
     """The file's bytes, or why there are none."""
@@ -165,11 +178,15 @@ def _hash_task(items: Sequence[Item], *, max_bytes: int) -> list[Inspected]:
 
 
 def _tasks(items: Sequence[Item]) -> list[Sequence[Item]]:
-    return [items[i : i + TASK_ITEMS] for i in range(0, len(items), TASK_ITEMS)]
+    ordered = sorted(items, key=lambda item: reading_place(item.origin))
+    in_places = bool(ordered) and reading_place(ordered[-1].origin) > 0
+    size = TASK_ITEMS * (4 if in_places else 1)  # longer runs of a container
+    return [ordered[i : i + size] for i in range(0, len(items), size)]
 
 
 def source_digest(listing: Listing, inspected: Iterable[Inspected]) -> str:
-    """sha256 over (id, label, sha256) of every file, accepted or not, by id.
+    """sha256 over (id, label, sha256) of every file, accepted or not, by id; and over
+    the split and the group where the source gives them.
 
     It needs no decoding, and with equal settings it decides what is stored.
     """
@@ -177,7 +194,10 @@ def source_digest(listing: Listing, inspected: Iterable[Inspected]) -> str:
     label_of = {name: label for label, name in enumerate(listing.classes)}
     for one in sorted(inspected, key=lambda one: one.item.id):
         label = label_of[one.item.class_name]
-        digest.update(f"{one.item.id}\0{label}\0{one.sha256}\n".encode())
+        digest.update(f"{one.item.id}\0{label}\0{one.sha256}".encode())
+        for given in (one.item.split, one.item.group):
+            digest.update(f"\0{given}".encode() if given else b"")
+        digest.update(b"\n")
     return digest.hexdigest()
 
 

@@ -125,6 +125,7 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
         "quarantined": manifest.counts.quarantined,
         "duplicates": manifest.counts.duplicates,
         "ignored": manifest.counts.ignored,
+        "reasons": manifest.reasons,
         "flags": manifest.flags,
         "digest": manifest.digest,
     }

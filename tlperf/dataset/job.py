@@ -202,9 +202,18 @@ def plan_records(job: Job, found: Ingest) -> DatasetPlan:
     """Deals the accepted images to splits and files; pure.
 
     Raises:
-        TlperfError: exit code 65, where a split has no image of some class.
+        TlperfError: exit code 65, where a split has no image of some class, or given
+            splits share a group or the same bytes.
     """
     by_id = {one.item.id: one for one in found.accepted}
+    if job.has_given_splits:
+        # Duplicates too: the copy that is left out may be of another split.
+        offered = (*found.accepted, *found.duplicates)
+        splits.check_leaks(
+            {one.item.id: str(one.item.split) for one in offered},
+            groups={one.item.id: one.item.group for one in offered},
+            digests={one.item.id: one.sha256 for one in offered},
+        )
     split_of = _split_of(job, by_id)
     # One order over all classes, so that any stretch of it mixes them.
     ordered = splits.seeded_order(by_id, seed=job.config.seed, purpose="order")
@@ -239,9 +248,14 @@ def _split_of(job: Job, by_id: dict[str, Inspected]) -> dict[str, str]:
     if job.has_given_splits:
         assert all(item.split in splits.SPLITS for item in job.items)
         return {text: str(one.item.split) for text, one in by_id.items()}
+    groups = {text: one.item.group for text, one in by_id.items()}
     ids: dict[str, list[str]] = {name: [] for name in job.listing.classes}
     for text, one in by_id.items():
         ids[one.item.class_name].append(text)
     return splits.assign_splits(
-        ids, shares=config.split, mode=config.split_mode, seed=config.seed
+        ids,
+        shares=config.split,
+        mode=config.split_mode,
+        seed=config.seed,
+        groups=groups,
     )

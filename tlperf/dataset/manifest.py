@@ -98,6 +98,7 @@ class Manifest:
         classes: names by label.
         digest: sha256 over (id, label, sha256) of every file offered.
         counts: where each file went.
+        reasons: quarantined files by reason, e.g. `truncated`.
         flags: accepted files by what is odd about them, e.g. `decoder_warning`.
         splits: images by split and class.
         shards: in the order of splits and of the stored order.
@@ -116,6 +117,7 @@ class Manifest:
     classes: tuple[str, ...]
     digest: str
     counts: Counts
+    reasons: dict[str, int]
     flags: dict[str, int]
     splits: dict[str, dict[str, int]]
     shards: tuple[ShardEntry, ...]

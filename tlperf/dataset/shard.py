@@ -55,8 +55,8 @@ def write_dataset(
 
     Returns:
         What was done: `name format encoding classes seen accepted quarantined ignored
-        duplicates flags splits shards shards_kept bytes digest seconds images_per_sec
-        reused`; `shards_kept` are those that an earlier run had finished.
+        duplicates reasons flags splits shards shards_kept bytes digest seconds
+        images_per_sec reused`; `shards_kept` were finished by an earlier run.
 
     Raises:
         TlperfError: 65 data that cannot be used, 66 no source, 73 `data_dir` holds
@@ -109,6 +109,7 @@ def plan_dataset(config: DataConfig, data_dir: pathlib.Path) -> dict[str, Any]:
         "encoding": config.encoding.value,
         "classes": list(job.listing.classes),
         **dataclasses.asdict(found.counts),
+        "reasons": found.reasons,
         "flags": found.flags,
         "splits": planned.class_counts,
         "shards": len(planned.shards),
@@ -180,6 +181,7 @@ def _write(
         classes=job.listing.classes,
         digest=found.digest,
         counts=found.counts,
+        reasons=found.reasons,
         flags=found.flags,
         splits=planned.class_counts,
         shards=tuple(shards),
@@ -236,6 +238,7 @@ def _summary(manifest: Manifest) -> dict[str, Any]:
         "encoding": manifest.encoding,
         "classes": list(manifest.classes),
         **dataclasses.asdict(manifest.counts),
+        "reasons": manifest.reasons,
         "flags": manifest.flags,
         "splits": manifest.splits,
         "shards": len(manifest.shards),

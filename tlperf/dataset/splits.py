@@ -7,7 +7,9 @@ An id's place depends on the hash of (seed, id) among its class, so neither the 
 the arguments nor of a listing matters.
 """
 
+import collections
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from tlperf.core.choices import SplitMode
@@ -72,6 +74,7 @@ def assign_splits(
     shares: tuple[int, int, int],
     mode: SplitMode,
     seed: int,
+    groups: Mapping[str, str | None] | None = None,
 ) -> dict[str, str]:
     """The split of each id.
 
@@ -80,18 +83,100 @@ def assign_splits(
         shares: percentages of train, validation and test.
         mode: by the same shares in each class, or over all ids at once.
         seed: any number; equal seeds give equal splits.
+        groups: by id, what never goes to two splits; an id that is not in it, or whose
+            group is None, is a group of its own. With groups the shares are kept as
+            close as whole groups allow; without, exactly.
     """
-    groups = [list(group) for group in ids.values()]
     minimum = 1  # a class of three images is in each split
     if mode is SplitMode.RANDOM:
-        groups, minimum = [[text for group in groups for text in group]], 0
+        ids, minimum = {"": [text for group in ids.values() for text in group]}, 0
+    targets = {
+        name: apportion(len(members), shares, minimum=minimum)
+        for name, members in ids.items()
+    }
+    if groups and any(group is not None for group in groups.values()):
+        return _assign_groups(ids, targets=targets, seed=seed, groups=groups)
     splits: dict[str, str] = {}
-    for group in groups:
-        ordered = iter(seeded_order(group, seed=seed, purpose="split"))
-        counts = apportion(len(group), shares, minimum=minimum)
-        for split, count in zip(SPLITS, counts, strict=True):
+    for name, members in ids.items():
+        ordered = iter(seeded_order(members, seed=seed, purpose="split"))
+        for split, count in zip(SPLITS, targets[name], strict=True):
             splits.update((next(ordered), split) for _ in range(count))
     return splits
+
+
+def _assign_groups(
+    ids: Mapping[str, Sequence[str]],
+    *,
+    targets: Mapping[str, Sequence[int]],
+    seed: int,
+    groups: Mapping[str, str | None],
+) -> dict[str, str]:
+    """Whole groups, largest first, each to the split that lacks most of its share."""
+    class_of = {text: name for name, members in ids.items() for text in members}
+    members_of: dict[str, list[str]] = {}
+    for text in class_of:
+        group = groups.get(text)
+        # The mark keeps an id apart from a group of the same name.
+        key = f"id {text}" if group is None else f"group {group}"
+        members_of.setdefault(key, []).append(text)
+    ordered = seeded_order(members_of, seed=seed, purpose="split")
+    ordered.sort(key=lambda key: -len(members_of[key]))  # stable: ties stay hashed
+    lacking = {name: list(target) for name, target in targets.items()}
+    splits: dict[str, str] = {}
+    for key in ordered:
+        counts = collections.Counter(class_of[text] for text in members_of[key])
+        needs = [_need(part, counts, lacking, targets) for part in range(len(SPLITS))]
+        part = needs.index(max(needs))
+        for name, count in counts.items():
+            lacking[name][part] -= count
+        splits.update((text, SPLITS[part]) for text in members_of[key])
+    return splits
+
+
+def _need(
+    part: int,
+    counts: Mapping[str, int],
+    lacking: Mapping[str, Sequence[int]],
+    targets: Mapping[str, Sequence[int]],
+) -> tuple[float, int]:
+    """How much a split lacks of the classes of a group, relative and absolute."""
+    # A class weighs by the group's images of it; fsum does not depend on the order.
+    relative = math.fsum(
+        count * lacking[name][part] / max(1, targets[name][part])
+        for name, count in counts.items()
+    )
+    return relative, sum(lacking[name][part] for name in counts)
+
+
+def check_leaks(
+    split_of: Mapping[str, str],
+    *,
+    groups: Mapping[str, str | None],
+    digests: Mapping[str, str],
+) -> None:
+    """Refuses one group, or the same bytes, in two splits (exit code 65).
+
+    Args:
+        split_of: the split of each id, as the source gives it.
+        groups: the group of an id, None or absent where it has none.
+        digests: the sha256 of each file by id, "" or absent where it is not known.
+    """
+    for what, keys in (("group {!r}", groups), ("the same bytes", digests)):
+        first: dict[str, str] = {}
+        for text in sorted(split_of):
+            key = keys.get(text)
+            if not key:
+                continue
+            kept = first.setdefault(key, text)
+            if split_of[kept] != split_of[text]:
+                raise TlperfError(
+                    ExitCode.DATA,
+                    "leak",
+                    path=text,
+                    found=f"{what.format(key)} in {split_of[text]} as {kept} in "
+                    f"{split_of[kept]}",
+                    remedy="keep it in one split, or give --nokeep_splits",
+                )
 
 
 def check_splits(counts: Mapping[str, Mapping[str, int]]) -> None:
@@ -111,6 +196,9 @@ def choose_within_limit(
     ids: Mapping[tuple[str, str], Sequence[str]], *, limit: int, seed: int
 ) -> set[str]:
     """The ids that `--limit` keeps: evenly over classes, then by size over splits.
+
+    Groups play no part: a limit may keep some images of a group and leave others, and
+    those that are kept still go to one split.
 
     Args:
         ids: the ids of each (class, split given by the source or "").

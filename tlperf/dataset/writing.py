@@ -5,8 +5,9 @@ entry = write_shard(task)                # ShardEntry for the manifest
 
 import dataclasses
 import functools
+import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import google_crc32c
 
@@ -19,6 +20,10 @@ from tlperf.dataset.manifest import ShardEntry
 from tlperf.dataset.payload import Layout, encode_payload
 from tlperf.dataset.plan import ShardPlan
 from tlperf.dataset.resume import write_note
+from tlperf.dataset.sources.listing import reading_place
+
+# Of one whole shard by default: less would pass through a container more often.
+WINDOW_BYTES = 64 * 1024 * 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +82,8 @@ def write_shard(task: ShardTask) -> ShardEntry:
 
 def _examples(task: ShardTask) -> Iterator[StoredExample]:
     label_of = {name: label for label, name in enumerate(task.classes)}
-    for one in task.records:
+    for one, data in _read_records(task.records):
         assert one.facts is not None, "only accepted images are planned"
-        data = _read_again(one)
         payload = encode_payload(data, one.facts, layout=task.layout)
         yield StoredExample(
             encoded=payload.encoded,
@@ -90,6 +94,26 @@ def _examples(task: ShardTask) -> Iterator[StoredExample]:
             width=payload.width,
             sha256=one.sha256,
         )
+
+
+def _read_records(
+    records: Sequence[Inspected],
+) -> Iterator[tuple[Inspected, bytes]]:
+    """Each record with its file's bytes. Those of a container that is best read from
+    front to back are read so, a window at a time."""
+    places = [reading_place(one.item.origin) for one in records]
+    if not any(places):
+        yield from ((one, _read_again(one)) for one in records)
+        return
+    ready: dict[int, bytes] = {}
+    sizes = itertools.accumulate(one.bytes or 0 for one in records)
+    windows = itertools.groupby(enumerate(sizes), lambda pair: pair[1] // WINDOW_BYTES)
+    for _, window in windows:
+        indexes = [index for index, _ in window]
+        for index in sorted(indexes, key=places.__getitem__):
+            ready[index] = _read_again(records[index])
+        for index in indexes:
+            yield records[index], ready.pop(index)
 
 
 def _read_again(one: Inspected) -> bytes:

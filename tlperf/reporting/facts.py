@@ -171,6 +171,10 @@ _SHARD_FACTS = ("name", "format", "encoding", *_SHARD_COUNTS, "shards")
 def shard_table(shard: Row) -> Table:
     """What became of the files that were found, and how they are stored."""
     rows = [(key, format_fact(shard, key)) for key in _SHARD_FACTS]
+    for title, key in (("quarantined", "reasons"), ("flagged", "flags")):
+        counts = shard.get(key)
+        if isinstance(counts, dict):
+            rows += [(f"{title}: {name}", str(n)) for name, n in counts.items()]
     rows += [
         ("size", format_bytes(finite(shard.get("bytes")))),
         ("written in", format_secs(finite(shard.get("seconds")))),

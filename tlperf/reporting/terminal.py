@@ -142,6 +142,7 @@ def render_inspect(result: dict[str, Any]) -> str:
         f"stored as {stored}, EXIF {result['exif']}"
     )
     rest = {name: result[name] for name in ("quarantined", "duplicates", "ignored")}
+    rest |= {"reasons": result["reasons"] or "none"}
     rest |= {"flags": result["flags"] or "none", "digest": result["digest"]}
     parts = [head, _render_classes(result), _render_sizes(result["sizes"])]
     parts.append(render_values(rest))

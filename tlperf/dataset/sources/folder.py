@@ -1,25 +1,34 @@
-"""A folder with one sub-folder a class."""
+"""A folder with one sub-folder a class; a split's folder may be around them.
+
+    FolderSource(Path("catsdogs")).read_listing().items[0].id     # 'cats/cat.1.jpg'
+
+A symbolic link is not read, and then its file is refused as `special_file`;
+`follow_links` reads those that lead to a file or folder inside the source.
+"""
 
 import dataclasses
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
 
-from tlperf.core.errors import ExitCode, TlperfError, escape_text
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import io_errors
 from tlperf.dataset.sources.listing import (
     PHOTOS,
-    Item,
     Listing,
     OriginError,
-    check_listing,
     is_ignored,
-    text_of_path,
 )
+from tlperf.dataset.sources.tree import Tree, list_tree
+
+_KINDS = {
+    stat.S_IFLNK: "symbolic link",
+    stat.S_IFIFO: "FIFO",
+    stat.S_IFDIR: "folder",
+}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class FileOrigin:
     """A file on this machine."""
 
@@ -58,16 +67,21 @@ def _time(status: os.stat_result) -> tuple[int, int]:
 
 def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        kinds = {stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "FIFO"}
-        kind = kinds.get(stat.S_IFMT(status.st_mode), "device or socket")
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "device or socket")
         raise OriginError("special_file", f"{kind}, not a regular file")
 
 
 @dataclasses.dataclass(frozen=True)
 class FolderSource:
-    """A folder with one sub-folder a class; files below a class folder belong to it."""
+    """A folder with one sub-folder a class; files below a class folder belong to it.
+
+    Attributes:
+        root: the folder.
+        follow_links: whether symbolic links to what is inside `root` are read.
+    """
 
     root: pathlib.Path
+    follow_links: bool = False
 
     @property
     def name(self) -> str:
@@ -82,58 +96,67 @@ class FolderSource:
                 "missing_source",
                 path=self.root,
                 found="not a folder" if self.root.exists() else "no such folder",
-                remedy=f"give {PHOTOS}, or a folder with one sub-folder a class",
+                remedy=f"give {PHOTOS}, a folder with one sub-folder a class, an "
+                "archive of one, a .csv or tfds:NAME",
             )
-        listing = self._walk_classes(os.fsencode(self.root))
-        return check_listing(listing, path=os.fspath(self.root))
+        walk = _Walk(os.fsencode(self.root), follow_links=self.follow_links)
+        walk.read(b"", above=frozenset())
+        return list_tree(walk.tree, path=os.fspath(self.root))
 
-    def _walk_classes(self, root: bytes) -> Listing:
-        classes: list[str] = []
-        items: list[Item] = []
-        ignored = 0
-        for entry in _entries(root):
-            if not self._is_class(entry):
-                ignored += 1
-                continue
-            class_name = escape_text(text_of_path(entry.name))
-            classes.append(class_name)
-            for path in _walk(entry.path):
-                if path is None:
-                    ignored += 1
-                    continue
-                relative = os.path.relpath(path, root)
-                text = text_of_path(relative)
-                items.append(Item(text, relative, class_name, FileOrigin(path)))
-        items.sort(key=lambda item: item.id)
-        return Listing(tuple(sorted(classes)), tuple(items), ignored)
 
-    def _is_class(self, entry: os.DirEntry[bytes]) -> bool:
-        if is_ignored(entry.name, is_folder=True):
-            return False
-        if entry.is_symlink() and entry.is_dir():
-            # Following it could leave the source; leaving it out would lose a class.
-            raise TlperfError(
-                ExitCode.DATA,
-                "special_file",
-                path=text_of_path(entry.path),
-                found="a class folder that is a symbolic link",
-                remedy="put the folder itself there",
+class _Walk:
+    """Reads a folder into a Tree."""
+
+    def __init__(self, root: bytes, *, follow_links: bool):
+        self.tree = Tree()
+        self._root = root
+        self._real_root = os.path.realpath(root)
+        self._follow_links = follow_links
+
+    def read(self, folder: bytes, *, above: frozenset[bytes] | None) -> None:
+        """Adds all that is below `folder`.
+
+        Args:
+            folder: relative to the root, "" for the root.
+            above: real paths of the folders around it; None in a linked folder, where
+                links to folders are followed no further: their number could explode.
+        """
+        here = os.path.join(self._root, folder)
+        if self._follow_links and above is not None:
+            above |= {os.path.realpath(here)}
+        for entry in _entries(here):
+            path = os.path.join(folder, entry.name)
+            target = self._target(entry) if entry.is_symlink() else None
+            is_linked = target is not None and os.path.isdir(target)
+            is_folder = entry.is_dir(follow_symlinks=False) or (
+                is_linked and above is not None and target not in above
             )
-        return entry.is_dir(follow_symlinks=False)
+            if is_ignored(entry.name, is_folder=is_folder):
+                self.tree.ignored += 1
+            elif is_folder:
+                self.tree.folders.add(path)
+                self.read(path, above=None if is_linked else above)
+            elif target and not is_linked:
+                self.tree.files[path] = FileOrigin(target)
+            else:
+                # Of a link, reading it tells that it is one.
+                self.tree.files[path] = FileOrigin(entry.path)
+                if entry.is_symlink() and os.path.isdir(entry.path):
+                    self.tree.links.add(path)
+
+    def _target(self, entry: os.DirEntry[bytes]) -> bytes | None:
+        """Where a link leads, None where it is not to be followed there."""
+        return inside(self._real_root, entry.path) if self._follow_links else None
+
+
+def inside(real_root: bytes, path: bytes) -> bytes | None:
+    """The real path of a link, None where it leaves `real_root` or leads nowhere."""
+    target = os.path.realpath(path)
+    if target.startswith(os.path.join(real_root, b"")) and os.path.exists(target):
+        return target
+    return None
 
 
 def _entries(folder: bytes) -> list[os.DirEntry[bytes]]:
     with io_errors(pathlib.Path(os.fsdecode(folder))), os.scandir(folder) as entries:
         return list(entries)
-
-
-def _walk(folder: bytes) -> Iterator[bytes | None]:
-    """Paths of all files below `folder`, links unfollowed; None for an ignored one."""
-    for entry in _entries(folder):
-        is_folder = entry.is_dir(follow_symlinks=False)
-        if is_ignored(entry.name, is_folder=is_folder):
-            yield None
-        elif is_folder:
-            yield from _walk(entry.path)
-        else:
-            yield entry.path

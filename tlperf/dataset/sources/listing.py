@@ -7,9 +7,12 @@ the system shows in anything that is written.
 
 import dataclasses
 import re
+import unicodedata
+from collections.abc import Iterable
 from typing import Protocol
 
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.dataset.splits import SPLITS
 
 PHOTOS = "photos"
 
@@ -55,7 +58,7 @@ class Origin(Protocol):
         """
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Item:
     """One listed file.
 
@@ -111,6 +114,12 @@ def text_of_path(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
 
+def reading_place(origin: Origin) -> int:
+    """Where an item is in a container that is read from front to back, else 0: items
+    read in this order cost it least."""
+    return getattr(origin, "place", 0)
+
+
 def fit_name(name: str) -> str:
     """`name` made to fit `[a-zA-Z]\\w*`, the names tfds accepts.
 
@@ -133,8 +142,8 @@ def check_listing(listing: Listing, *, path: str) -> Listing:
     """The listing, where it makes a labelled data set.
 
     Raises:
-        TlperfError: exit code 65: no class, one class, a class without files, or two
-            files whose ids are equal.
+        TlperfError: exit code 65: no class, one class, a class without files, classes
+            that differ in case only, or two files whose ids are equal.
     """
 
     def error(reason: str, found: str, remedy: str) -> TlperfError:
@@ -148,6 +157,12 @@ def check_listing(listing: Listing, *, path: str) -> Listing:
             f"only one class folder, {listing.classes[0]!r}",
             "give at least two classes",
         )
+    for name, like in find_like_classes(listing.classes):
+        raise error(
+            "case_collision",
+            f"classes {name!r} and {like!r} differ in case only",
+            "put them together or rename one",
+        )
     filled = {item.class_name for item in listing.items}
     empty = [name for name in listing.classes if name not in filled]
     if empty:
@@ -159,4 +174,59 @@ def check_listing(listing: Listing, *, path: str) -> Listing:
     for one, other in zip(listing.items, listing.items[1:], strict=False):
         if one.id == other.id:
             raise error("same_name", f"two files are called {one.id!r}", "rename one")
+    return listing
+
+
+def find_like_classes(classes: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of classes that some file system, or some reader, takes for one.
+
+    >>> find_like_classes(["Cats", "cats", "dogs"])
+    [('Cats', 'cats')]
+    """
+    first: dict[str, str] = {}
+    found = []
+    for name in classes:
+        # An accent may be a character of its own, and looks the same.
+        kept = first.setdefault(unicodedata.normalize("NFC", name).lower(), name)
+        if kept != name:
+            found.append((kept, name))
+    return found
+
+
+def settle_splits(listing: Listing, *, keep: bool, path: str) -> Listing:
+    """The listing with all three splits given, or none.
+
+    Args:
+        listing: of any source.
+        keep: whether splits that the source gives are kept; else they are dropped.
+        path: of the source, for errors.
+
+    Raises:
+        TlperfError: exit code 65, where a split is given and another is not.
+    """
+    given = {item.split for item in listing.items} - {None}
+    if not given:
+        return listing
+    if not keep:
+        items = (dataclasses.replace(item, split=None) for item in listing.items)
+        return dataclasses.replace(listing, items=tuple(items))
+    unknown = sorted(given - {None, *SPLITS}, key=str)
+    if unknown:
+        raise TlperfError(
+            ExitCode.DATA,
+            "unknown_split",
+            path=path,
+            found=f"the source gives a split {unknown[0]!r}",
+            remedy=f"use {', '.join(SPLITS)}, or give --nokeep_splits",
+        )
+    missing = [name for name in SPLITS if name not in given]
+    if missing:
+        there = ", ".join(name for name in SPLITS if name in given)
+        raise TlperfError(
+            ExitCode.DATA,
+            "missing_split",
+            path=path,
+            found=f"the source gives {there}, but no {' and no '.join(missing)}",
+            remedy="add it, or give --nokeep_splits to deal all images by --split",
+        )
     return listing
