@@ -17,6 +17,7 @@ Each is images a second (bytes a second for the last), so above 1 tlperf is fast
 """
 
 import concurrent.futures
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -72,7 +73,9 @@ def paths(folder):
 
 @pytest.fixture(scope="session")
 def workers():
-    """tlperf's own processes, started and warm."""
+    """tlperf's own processes, started and warm; this one has tfds as its own writer."""
+    import tensorflow_datasets  # noqa: F401
+
     with Workers(PROCESSES) as started:
         list(started.map(import_writer, range(8 * PROCESSES)))
         yield started
@@ -177,12 +180,13 @@ class Sides:
 
     def tfds(self):
         """tfds' own writer over the same files."""
-        builder = make_builder(self.folder, self.fresh("tfds"))
+        builder = builder_class(self.folder)(data_dir=self.fresh("tfds"))
         builder.download_and_prepare()
         assert builder.info.splits["train"].num_examples == len(self.paths)
 
 
-def make_builder(folder, data_dir):
+@functools.cache  # tfds registers a name once
+def builder_class(folder):
     """A tfds builder that gives its writer the path of each file."""
     import tensorflow_datasets as tfds
 
@@ -208,7 +212,7 @@ def make_builder(folder, data_dir):
                 key = f"{path.parent.name}/{path.name}"
                 yield key, {"image": str(path), "label": path.parent.name}
 
-    return Plain(data_dir=data_dir)
+    return Plain
 
 
 @pytest.fixture(scope="session")

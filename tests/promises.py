@@ -16,9 +16,11 @@ def shard_command(
     source: pathlib.Path, data_dir: pathlib.Path, *flags: str
 ) -> list[str]:
     """`tlperf shard` of a tiny source, in shards of about 3 KB."""
+    workdir = data_dir.with_name(f"{data_dir.name}-work")
     return [
         *(sys.executable, "-m", "tlperf", "shard", f"--source={source}", "--json"),
-        *(f"--data_dir={data_dir}", "--shard_bytes=2600", *flags),
+        *(f"--data_dir={data_dir}", f"--workdir={workdir}", "--shard_bytes=2600"),
+        *flags,
     ]
 
 

@@ -68,7 +68,7 @@ def test_killed_at_every_step(
     counted = run(shard_command(pets, tmp_path / "count", *flags), "*=print")
     steps = counted.stderr.count("hit ")
     assert steps > 40
-    chosen = range(1, steps + 1, figures.pick(steps // 3, 1))
+    chosen = range(1, steps + 1, figures.pick(steps // 2, 1))
     kills = 0
     for step in chosen:
         data_dir = tmp_path / str(step)
@@ -192,7 +192,7 @@ def test_data_are_on_disk_before_they_have_their_name(pets, tmp_path, record_pro
             synced.add(match[1])
             waiting.pop(match[1], None)
         elif match := re.search(r'rename\w*\((?:[^"]*)"([^"]+)".*?"([^"]+)"', line):
-            if str(tmp_path / "data") not in match[2]:
+            if not match[2].startswith(f"{tmp_path}/data/"):
                 continue  # Python's own files
             assert match[1] in synced, f"renamed before it was on disk: {line}"
             renamed.append(match[2])
@@ -243,8 +243,8 @@ def test_the_same_bytes_everywhere(file_format, tmp_path, figures, record_proper
         for locale in ("C", TURKISH)
         for _ in range(figures.pick(1, 3))
     ]
-    if file_format == "hdf5" and not figures.full:
-        places = places[::5]
+    if not figures.full:  # each other number of workers in each other locale
+        places = places[::5] if file_format == "hdf5" else places[::3] + places[2:4]
     trees = set()
     for number, (workers, locale) in enumerate(places):
         root = tmp_path / f"source{number}" / "pets"
@@ -325,11 +325,11 @@ def test_races(pets, references, tmp_path, figures, record_property):
 def test_a_killed_owner_leaves_no_lock(
     pets, references, tmp_path, figures, record_property
 ):
-    kills = figures.pick(2, 50)
+    kills = figures.pick(1, 50)
     for number in range(kills):
         data_dir = tmp_path / str(number)
         command = shard_command(pets, data_dir, "--workers=1")
-        done = run(command, f"*:{1 + number * 3 % 60}=kill")
+        done = run(command, f"*:{20 + number * 3 % 60}=kill")
         assert done.returncode == -signal.SIGKILL
         finish(command, data_dir, references["tfrecord"][0])
     record_property("figures", f"{kills} owners killed: 0 stale locks")
