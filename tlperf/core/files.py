@@ -11,10 +11,12 @@ passes through here.
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -60,6 +62,30 @@ def io_errors(path: pathlib.Path) -> Iterator[None]:
         ) from error
 
 
+def publish(partial: pathlib.Path, target: pathlib.Path) -> None:
+    """Gives a written file its name: data fsync, rename, directory fsync."""
+    faults.hit("written")
+    fsync_file(partial)
+    faults.hit("synced")
+    os.rename(partial, target)
+    faults.hit("renamed")
+    fsync_directory(target.parent)
+    faults.hit("published")
+
+
+def check_free_space(folder: pathlib.Path, needed_bytes: int, *, remedy: str) -> None:
+    """Refuses to begin what the disk cannot hold (exit code 74)."""
+    free = shutil.disk_usage(folder).free
+    if needed_bytes > free:
+        raise TlperfError(
+            ExitCode.IO,
+            "disk_full",
+            path=folder,
+            found=f"{needed_bytes} bytes are needed, {free} are free",
+            remedy=remedy,
+        )
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     """A temporary path beside `path`; renamed to `path` when the body succeeds.
@@ -77,13 +103,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         with io_errors(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
-            faults.hit("written")
-            fsync_file(partial)
-            faults.hit("synced")
-            os.rename(partial, target)
-            faults.hit("renamed")
-            fsync_directory(target.parent)
-            faults.hit("published")
+            publish(partial, target)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -101,8 +121,13 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON with sorted keys; NaN and infinities are refused, not written."""
-    return json.dumps(
-        value, sort_keys=True, indent=indent, allow_nan=False, ensure_ascii=False
+    return _encoder(indent).encode(value)
+
+
+@functools.cache  # json.dumps would build one for each of many thousand rows
+def _encoder(indent: int | None) -> json.JSONEncoder:
+    return json.JSONEncoder(
+        sort_keys=True, indent=indent, allow_nan=False, ensure_ascii=False
     )
 
 

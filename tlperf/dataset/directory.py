@@ -8,13 +8,17 @@ Nothing of another owner is deleted and nothing finished is replaced by somethin
 """
 
 import pathlib
-import shutil
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from tlperf.core import faults
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.files import fsync_directory, io_errors, write_text
+from tlperf.core.files import (
+    check_free_space,
+    fsync_directory,
+    io_errors,
+    write_text,
+)
 from tlperf.dataset.manifest import (
     COMPLETE,
     MANIFEST,
@@ -143,15 +147,8 @@ def remove_shards(data_dir: pathlib.Path, name: str, *, keep: Collection[str]) -
 
 def check_space(data_dir: pathlib.Path, needed_bytes: int) -> None:
     """Refuses to begin what the disk cannot hold (exit code 74)."""
-    free = shutil.disk_usage(data_dir).free
-    if needed_bytes > free:
-        raise TlperfError(
-            ExitCode.IO,
-            "disk_full",
-            path=data_dir,
-            found=f"{needed_bytes} bytes are needed, {free} are free",
-            remedy="free space, or give a --data_dir on another disk, and run again",
-        )
+    remedy = "free space, or give a --data_dir on another disk, and run again"
+    check_free_space(data_dir, needed_bytes, remedy=remedy)
     faults.hit("space_checked")
 
 

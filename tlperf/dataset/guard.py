@@ -93,12 +93,12 @@ class Limits:
         tfds_compat: whether JPEGs without JFIF header are left out.
     """
 
-    max_pixels: int = 89_478_485
-    min_side: int = 8
-    max_jpeg_scans: int = 100
-    image_check: ImageCheck = ImageCheck.DECODE
-    on_warning: OnWarning = OnWarning.ACCEPT
-    tfds_compat: bool = False
+    max_pixels: int = DataConfig.max_pixels
+    min_side: int = DataConfig.min_side
+    max_jpeg_scans: int = DataConfig.max_jpeg_scans
+    image_check: ImageCheck = DataConfig.image_check
+    on_warning: OnWarning = DataConfig.on_warning
+    tfds_compat: bool = DataConfig.tfds_compat
 
     @classmethod
     def of(cls, config: DataConfig) -> Self:

@@ -23,7 +23,13 @@ from tlperf.core.errors import ExitCode, TlperfError, escape_text
 from tlperf.core.files import sha256_bytes, to_json
 from tlperf.core.progress import ImageBar
 from tlperf.core.settings import DataConfig
-from tlperf.dataset.guard import ImageFacts, Limits, RefusedError, check_image
+from tlperf.dataset.guard import (
+    NO_JFIF,
+    ImageFacts,
+    Limits,
+    RefusedError,
+    check_image,
+)
 from tlperf.dataset.manifest import Counts, tlperf_version
 from tlperf.dataset.sources.listing import (
     Item,
@@ -51,7 +57,7 @@ class Refusal:
     @property
     def is_bad(self) -> bool:
         """Whether it counts against --max_bad; left out on request does not."""
-        return self.reason != "no_jfif"
+        return self.reason != NO_JFIF
 
 
 class Journal(Protocol):

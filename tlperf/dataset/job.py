@@ -17,6 +17,7 @@ from tlperf.core.choices import Encoding
 from tlperf.core.files import to_json
 from tlperf.core.settings import DataConfig
 from tlperf.dataset import plan, splits
+from tlperf.dataset.guard import Limits
 from tlperf.dataset.ingest import Ingest, Inspected
 from tlperf.dataset.manifest import ShardEntry, tlperf_version
 from tlperf.dataset.payload import Layout
@@ -25,14 +26,13 @@ from tlperf.dataset.sources.listing import Item, Listing, fit_name
 from tlperf.dataset.tfds_metadata import TfdsFacts
 from tlperf.dataset.writing import ShardTask
 
-# Settings that decide what is stored, under their own names.
+# Settings an inspection depends on, under their own names.
+_LIMITS = ("max_file_bytes", *(field.name for field in dataclasses.fields(Limits)))
+# All settings that decide what is stored, but for those that `Job.settings` works out.
 _STORED_SETTINGS = (
     *("format", "encoding", "exif", "seed", "limit", "keep_splits", "shard_bytes"),
-    *("max_pixels", "min_side", "max_file_bytes", "max_jpeg_scans"),
-    *("image_check", "on_warning", "tfds_compat"),
+    *_LIMITS,
 )
-# The limits among them: what an inspection says depends on them alone.
-_LIMITS = _STORED_SETTINGS[7:]
 # Whose versions show in pixels that are resized and encoded here.
 _ENCODERS = ("pillow", "simplejpeg")
 

@@ -6,18 +6,16 @@ Top: images by class and split, sizes, payloads. Below: a row of images for each
 and class. Drawing alone; what to draw is read elsewhere.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import textwrap
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
 
-from tlperf.core.errors import escape_text
+from tlperf.core.drawing import drawing_style, short_text
 from tlperf.core.files import atomic_path
 
 MOST_CLASSES = 30
@@ -37,24 +35,9 @@ _SKEWED = 8
 # Each has 3:1 against white, and a colour-blind eye tells one from the next.
 _SPLIT_COLOURS = {"train": "#2f81d0", "validation": "#c77400", "test": "#1a9850"}
 _WIDTH_COLOUR, _HEIGHT_COLOUR, _PAYLOAD_COLOUR = "#8a63d2", "#d1453b", "#5b6573"
-_INK = "#1f2329"
 _RC = {
-    # Class names are data: a `$` in one is no formula.
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.titlesize": 10,
     "axes.titlelocation": "left",
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.axisbelow": True,
-    "grid.color": _INK,
-    "grid.alpha": 0.14,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
     "legend.fontsize": 8,
 }
 
@@ -117,23 +100,10 @@ class Sheet:
 
 def write_sheet(sheet: Sheet, png: pathlib.Path) -> None:
     """Draws the sheet into a PNG file."""
-    with _drawing_style():
+    with drawing_style(_RC):
         figure = _draw(sheet)
         with atomic_path(png) as partial:
             figure.savefig(partial, format="png", dpi=_DPI)
-
-
-@contextlib.contextmanager
-def _drawing_style() -> Iterator[None]:
-    """Our settings alone: a user's matplotlibrc must not spoil the layout."""
-    import matplotlib  # half a second that the figures do not need
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # A class name in a script that the built-in font lacks is drawn as boxes.
-        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
-        yield
 
 
 def _draw(sheet: Sheet) -> Any:
@@ -153,7 +123,7 @@ def _draw(sheet: Sheet) -> Any:
         facecolor="white",
     )
     figure.set_layout_engine("constrained", w_pad=0.08, h_pad=0.06)
-    figure.suptitle(_short(sheet.title, 100), fontsize=12, fontweight="bold")
+    figure.suptitle(short_text(sheet.title, 100), fontsize=12, fontweight="bold")
     charts, images = figure.subfigures(
         2, 1, squeeze=False, height_ratios=[charts_inches, rows_inches]
     ).flat
@@ -168,11 +138,6 @@ def _draw(sheet: Sheet) -> Any:
     _draw_payloads(charts.add_subplot(grid[1, 1]), sheet.sizes["payload_bytes"])
     _draw_rows(images, sheet)
     return figure
-
-
-def _short(text: str, limit: int) -> str:
-    plain = escape_text(text)
-    return plain if len(plain) <= limit else f"{plain[: limit - 1]}…"
 
 
 def _draw_counts(
@@ -191,7 +156,7 @@ def _draw_counts(
             color=_SPLIT_COLOURS[split],
         )
         axes.bar_label(bars, fontsize=8 if upright else 7, padding=2)
-    names = [_short(name, 24) for name in classes]
+    names = [short_text(name, 24) for name in classes]
     if upright:
         axes.set_xticks(places, names)
         axes.set_ylabel("images")
@@ -318,5 +283,5 @@ def _write_label(figure: Any, row: SheetRow, *, middle: float) -> None:
     colour = _SPLIT_COLOURS[row.split]
     title = {"va": "bottom", "color": colour, "fontweight": "bold"}
     figure.text(0.012, middle, row.split, **title)
-    name = textwrap.fill(_short(row.class_name, 3 * _LABEL_LETTERS), _LABEL_LETTERS)
+    name = textwrap.fill(short_text(row.class_name, 3 * _LABEL_LETTERS), _LABEL_LETTERS)
     figure.text(0.012, middle, f"{name}\n{row.total} images", va="top", fontsize=8)

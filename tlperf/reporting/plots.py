@@ -7,16 +7,15 @@ The same input gives the same bytes. Text stays text in the file: it can be sear
 read aloud, and takes the page's colour.
 """
 
-import contextlib
 import dataclasses
 import io
 import itertools
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 from xml.etree import ElementTree
 
+from tlperf.core.drawing import INK, drawing_style, short_text
 from tlperf.core.errors import escape_text
 from tlperf.reporting.document import Plot
 from tlperf.reporting.rows import BackboneRows, Row, RunRows, finite
@@ -32,7 +31,6 @@ BACKBONE_STYLES = (
     ("#8a63d2", "P"),
 )
 # Drawn in this ink on a white panel; inline, the panel goes and the ink is the page's.
-_INK = "#1f2329"
 _PANEL = "panel"
 _SIZE_INCHES = (4.4, 3.1)
 _MOST_NAMED_CLASSES = 12
@@ -44,22 +42,8 @@ _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 _RC = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tlperf",
-    # Class names are data: a `$` in one is no formula.
-    "text.parse_math": False,
-    "font.size": 9,
-    "axes.titlesize": 10,
     "axes.facecolor": "none",
-    "axes.edgecolor": _INK,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
     "axes.grid": True,
-    "grid.color": _INK,
-    "grid.alpha": 0.14,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
 }
@@ -78,25 +62,6 @@ QUANTITIES = {
     "accuracy": _Quantity("accuracy (share of images)", "accuracy", "val_accuracy"),
     "loss": _Quantity("cross-entropy loss (nats)", "loss", "val_loss"),
 }
-
-
-def short_text(text: str, limit: int = 24) -> str:
-    """`text` printable and at most `limit` characters long."""
-    plain = escape_text(text)
-    return plain if len(plain) <= limit else f"{plain[: limit - 1]}…"
-
-
-@contextlib.contextmanager
-def _drawing_style() -> Iterator[None]:
-    """Our settings alone: a user's matplotlibrc must not change a report."""
-    import matplotlib
-
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        # The reader's browser draws the text, with whatever fonts it needs.
-        warnings.filterwarnings("ignore", r"Glyph .* missing from font", UserWarning)
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
-        yield
 
 
 def _new_figure(*, smoke: bool) -> Any:
@@ -156,7 +121,7 @@ def draw_curves(
         return None
     colour, marker = _style_of(run, results)
     shown = QUANTITIES[quantity]
-    with _drawing_style():
+    with drawing_style(_RC):
         figure = _new_figure(smoke=results.is_smoke("train"))
         axes = figure.add_subplot()
         common = {"color": colour, "marker": marker}
@@ -185,7 +150,7 @@ def draw_comparison(
         return None
     shown = QUANTITIES[quantity]
     key = shown.train_key if split == "training" else shown.validation_key
-    with _drawing_style():
+    with drawing_style(_RC):
         figure = _new_figure(smoke=any(rows.is_smoke("train") for rows in drawn))
         figure.subplots_adjust(bottom=0.33)
         axes = figure.add_subplot()
@@ -215,7 +180,7 @@ def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
     # Colour by the share of the true class, so that small classes are seen too.
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    with _drawing_style():
+    with drawing_style(_RC):
         figure = _new_figure(smoke=results.is_smoke("evaluate"))
         if _has_long_names(classes):
             figure.set_figheight(4.2)
@@ -292,6 +257,6 @@ def _make_local(element: ElementTree.Element, prefix: str) -> None:
         elif name == "clip-path":
             value = value.replace("url(#", f"url(#{prefix}-", 1)
         elif name == "style":
-            value = value.replace(_INK, "currentColor")
+            value = value.replace(INK, "currentColor")
         if not name.startswith("{"):
             element.set(name, value)

@@ -15,7 +15,6 @@ import http.client
 import os
 import pathlib
 import re
-import shutil
 import time
 import urllib.error
 import urllib.parse
@@ -25,10 +24,10 @@ from typing import BinaryIO
 
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.files import (
+    check_free_space,
     directory_lock,
-    fsync_directory,
-    fsync_file,
     io_errors,
+    publish,
 )
 from tlperf.core.progress import log, progress_bar
 from tlperf.dataset.sources.archive import ArchiveSource, archive_stem, check_sha256
@@ -171,9 +170,7 @@ def download(
         partial.unlink()
         raise
     with io_errors(path):
-        fsync_file(partial)
-        os.rename(partial, path)
-        fsync_directory(path.parent)
+        publish(partial, path)
 
 
 class TransferError(Exception):
@@ -246,7 +243,8 @@ def _receive(
     ):
         bar.unit_scale = True
         bar.update(start)
-        _check_space(partial, total)
+        remedy = f"free space, or set {CACHE_VARIABLE} to a folder on a larger disk"
+        check_free_space(partial.parent, total, remedy=remedy)
         received = 0
         while data := response.read(_CHUNK_BYTES):
             with io_errors(partial):
@@ -268,18 +266,6 @@ def _written(partial: pathlib.Path, *, is_new: bool) -> Iterator[BinaryIO]:
     finally:
         with io_errors(partial):
             stream.close()
-
-
-def _check_space(partial: pathlib.Path, needed: int) -> None:
-    free = shutil.disk_usage(partial.parent).free
-    if needed > free:
-        raise TlperfError(
-            ExitCode.IO,
-            "disk_full",
-            path=partial,
-            found=f"{needed:,} bytes are to come, {free:,} are free",
-            remedy=f"free space, or set {CACHE_VARIABLE} to a folder on a larger disk",
-        )
 
 
 def _total_bytes(headers: email.message.Message) -> int | None:

@@ -1,7 +1,7 @@
 """Random access to a gzip file: an index of places where inflating can start.
 
     build_index(archive, index, inflated_bytes=90_000_000)
-    GzipOrigin(archive, index, offset=512, size=30_000, crc=...).read(max_bytes=1 << 27)
+    GzipOrigin(archive, 512, index, size=30_000, crc=...).read(max_bytes=1 << 27)
 
 No unpacked copy is made: the index holds 32 KiB for each MiB, and a read at random
 inflates half a MiB on average before it reaches its member (3 ms on a 2020s core; a
@@ -24,7 +24,7 @@ import indexed_gzip  # type: ignore[import-untyped]
 
 from tlperf.core.files import io_errors
 from tlperf.dataset.sources.listing import OriginError
-from tlperf.dataset.sources.members import ArchiveFile, check_max_bytes
+from tlperf.dataset.sources.members import ArchiveFile, Placed, check_max_bytes
 
 WINDOW_BYTES = 32 << 10
 MIN_SPACING_BYTES = 1 << 20
@@ -37,20 +37,17 @@ MAX_INDEX_BYTES = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class GzipOrigin:
+class GzipOrigin(Placed):
     """A file in a .tar.gz.
 
     Attributes:
-        archive: the .tar.gz.
-        index: path of its index.
         offset: of the file's first byte, inflated.
+        index: path of the archive's index.
         size: bytes of the file.
         crc: CRC-32 of the file when it was listed.
     """
 
-    archive: ArchiveFile
     index: str
-    offset: int
     size: int
     crc: int
 
@@ -62,18 +59,14 @@ class GzipOrigin:
     def read(self, *, max_bytes: int) -> bytes:
         """The file, equal to what was listed."""
         check_max_bytes(self.size, max_bytes=max_bytes)
-        os.close(self.archive.open())  # refuses a changed archive
-        try:
-            data = _reader(self.archive, self.index).read(self.offset, self.size)
-        except (indexed_gzip.ZranError, indexed_gzip.CrcError) as error:
-            raise OriginError("damaged_member", str(error)) from None
+        with self.archive.opened():  # refuses a changed archive
+            try:
+                data = _reader(self.archive, self.index).read(self.offset, self.size)
+            except (indexed_gzip.ZranError, indexed_gzip.CrcError) as error:
+                raise OriginError("damaged_member", str(error)) from None
         if len(data) != self.size or zlib.crc32(data) != self.crc:
             raise OriginError("damaged_member", "it differs from what was listed")
         return data
-
-    def stamp(self) -> str:
-        """The archive's size, time of change and inode, and the place in it."""
-        return self.archive.stamp(self.offset)
 
 
 class _Reader:

@@ -8,6 +8,7 @@ One unsafe member refuses the whole archive: whoever made it made the others too
 nothing of an archive is ever written to disk, so there is no part worth saving.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -60,22 +61,39 @@ class ArchiveFile:
         """The file at `path` as it is now."""
         return cls(path, *_identity(os.stat(path)))
 
-    def open(self) -> int:
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[int]:
         """A descriptor to read it by; OriginError where it changed since."""
         descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        if _identity(os.fstat(descriptor)) != (self.size, self.mtime_ns, self.inode):
-            os.close(descriptor)
-            name = os.path.basename(self.path)
-            raise OriginError("changed", f"{name} changed after it was listed")
-        return descriptor
-
-    def stamp(self, offset: int) -> str:
-        """What tells that the member at `offset` is as it was; "" for a lost file."""
         try:
-            status = os.stat(self.path)
+            found = _identity(os.fstat(descriptor))
+            if found != (self.size, self.mtime_ns, self.inode):
+                name = os.path.basename(self.path)
+                raise OriginError("changed", f"{name} changed after it was listed")
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Placed:
+    """What an origin inside of a file of many items has in common.
+
+    Attributes:
+        archive: the file.
+        offset: of the item in it.
+    """
+
+    archive: ArchiveFile
+    offset: int
+
+    def stamp(self) -> str:
+        """The file's size, time of change and inode, and the place in it."""
+        try:
+            status = os.stat(self.archive.path)
         except OSError:
             return ""
-        return " ".join(map(str, (*_identity(status), offset)))
+        return " ".join(map(str, (*_identity(status), self.offset)))
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:

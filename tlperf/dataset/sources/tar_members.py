@@ -12,7 +12,6 @@ pax; sparse and split files are refused.
 import dataclasses
 import gzip
 import io
-import os
 import zlib
 from collections.abc import Mapping
 from typing import BinaryIO
@@ -24,6 +23,7 @@ from tlperf.dataset.sources.members import (
     ArchiveFile,
     Ledger,
     Member,
+    Placed,
     check_max_bytes,
     damaged,
     read_at,
@@ -54,31 +54,21 @@ class HeaderError(Exception):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class TarOrigin:
+class TarOrigin(Placed):
     """A file in a .tar.
 
     Attributes:
-        archive: the .tar.
         offset: of the file's first byte.
         size: bytes of the file.
     """
 
-    archive: ArchiveFile
-    offset: int
     size: int
 
     def read(self, *, max_bytes: int) -> bytes:
         """The file; a .tar has no checksum of it."""
         check_max_bytes(self.size, max_bytes=max_bytes)
-        descriptor = self.archive.open()
-        try:
+        with self.archive.opened() as descriptor:
             return read_at(descriptor, self.offset, size=self.size)
-        finally:
-            os.close(descriptor)
-
-    def stamp(self) -> str:
-        """The archive's size, time of change and inode, and the place in it."""
-        return self.archive.stamp(self.offset)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -327,7 +317,7 @@ class _GzipWalk(_Walk):
 
     def make_origin(self, offset: int, size: int, crc: int) -> Origin:
         """How to read a file of the .tar.gz."""
-        return GzipOrigin(self.archive, self._index, offset, size, crc)
+        return GzipOrigin(self.archive, offset, self._index, size, crc)
 
     def finish(self) -> None:
         """Builds the index that random access needs."""

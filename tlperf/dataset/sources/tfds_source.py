@@ -36,7 +36,12 @@ from tlperf.dataset.sources.listing import (
     check_listing,
     text_of_path,
 )
-from tlperf.dataset.sources.members import ArchiveFile, check_max_bytes, read_at
+from tlperf.dataset.sources.members import (
+    ArchiveFile,
+    Placed,
+    check_max_bytes,
+    read_at,
+)
 from tlperf.dataset.sources.tree import split_of_word
 from tlperf.dataset.tfrecord import iterate_records, unframe
 
@@ -47,39 +52,29 @@ _SLACK_BYTES = 1 << 20
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RecordOrigin:
+class RecordOrigin(Placed):
     """An image in a record of a TFRecord file.
 
     Attributes:
-        shard: the file.
         offset: of the record, framing included.
         size: of the record, framing included.
         key: of the feature that holds the image.
     """
 
-    shard: ArchiveFile
-    offset: int
     size: int
     key: str
 
     def read(self, *, max_bytes: int) -> bytes:
         """The stored image, the record's checksums checked."""
         check_max_bytes(self.size, max_bytes=max_bytes + _SLACK_BYTES)
-        descriptor = self.shard.open()
-        try:
+        with self.archive.opened() as descriptor:
             record = read_at(descriptor, self.offset, size=self.size)
-        finally:
-            os.close(descriptor)
         try:
             data = one_value(parse_features(unframe(record)), self.key, "bytes_list")
         except RecordError as error:
             raise OriginError("damaged_member", str(error)) from None
         check_max_bytes(len(data), max_bytes=max_bytes)
         return data
-
-    def stamp(self) -> str:
-        """The file's size, time of change and inode, and the place in it."""
-        return self.shard.stamp(self.offset)
 
 
 def one_value(features: Any, key: str, kind: str) -> Any:

@@ -8,7 +8,6 @@ A member is read by where the table says it is, in any process, without the tabl
 """
 
 import dataclasses
-import os
 import stat
 import struct
 import zipfile
@@ -23,6 +22,7 @@ from tlperf.dataset.sources.members import (
     ArchiveFile,
     Ledger,
     Member,
+    Placed,
     check_max_bytes,
     damaged,
     read_at,
@@ -49,22 +49,19 @@ _KINDS = {
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class ZipOrigin:
+class ZipOrigin(Placed):
     """A file in a .zip.
 
     Attributes:
-        archive: the .zip.
-        name: as the table has it.
         offset: of the member's own header.
+        name: as the table has it.
         stored: bytes it takes.
         size: bytes of the file.
         crc: CRC-32 of the file.
         method: stored or deflated, zipfile's number.
     """
 
-    archive: ArchiveFile
     name: bytes
-    offset: int
     stored: int
     size: int
     crc: int
@@ -73,11 +70,8 @@ class ZipOrigin:
     def read(self, *, max_bytes: int) -> bytes:
         """The file, its checksum checked; inflates to no more than was declared."""
         check_max_bytes(self.size, max_bytes=max_bytes)
-        descriptor = self.archive.open()
-        try:
+        with self.archive.opened() as descriptor:
             stored = self._read_stored(descriptor)
-        finally:
-            os.close(descriptor)
         data = stored
         if self.method == zipfile.ZIP_DEFLATED:
             try:
@@ -106,10 +100,6 @@ class ZipOrigin:
             raise OriginError("damaged_member", found)
         start += name_bytes + extra_bytes
         return read_at(descriptor, start, size=self.stored)
-
-    def stamp(self) -> str:
-        """The archive's size, time of change and inode, and the place in it."""
-        return self.archive.stamp(self.offset)
 
 
 def list_zip(path: str) -> tuple[dict[bytes, Origin], set[bytes]]:
@@ -169,8 +159,8 @@ def _member(archive: ArchiveFile, info: zipfile.ZipInfo) -> Member:
         return Member(name, FOLDER)
     origin = ZipOrigin(
         archive,
-        name,
         info.header_offset,
+        name,
         info.compress_size,
         info.file_size,
         info.CRC,
