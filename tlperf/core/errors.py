@@ -34,6 +34,8 @@ def escape_text(text: str) -> str:
     >>> escape_text("a\nb\x1b[2J")
     'a\\nb\\x1b[2J'
     """
+    if text.isprintable():
+        return text
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
         for c in text

@@ -13,8 +13,8 @@ import dataclasses
 import errno
 import functools
 import hashlib
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, Self
 
 import google_crc32c
 
@@ -70,12 +70,11 @@ class Journal(Protocol):
         """Adds what was found."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Inspected:
-    """One file after its inspection; either `facts` or `refusal` is given.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What an inspection found; either `facts` or `refusal` is given.
 
     Attributes:
-        item: the file.
         bytes: its size, None where it could not be read.
         sha256: of its bytes, hexadecimal; "" where it could not be read.
         crc32c: of its bytes, which tells at a tenth of the cost whether they are still
@@ -85,13 +84,24 @@ class Inspected:
         refusal: of any other file.
     """
 
-    item: Item
     bytes: int | None = None
     sha256: str = ""
     crc32c: int = 0
     stamp: str = ""
     facts: ImageFacts | None = None
     refusal: Refusal | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inspected(Finding):
+    """One file and what was found."""
+
+    item: Item
+
+    @classmethod
+    def of(cls, item: Item, finding: Finding) -> Self:
+        """The two together."""
+        return cls(item=item, **vars(finding))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,12 +152,12 @@ def read_item(item: Item, *, max_bytes: int) -> bytes | Refusal:
         return Refusal(f"unreadable:{name}", error.strerror or str(error))
 
 
-def inspect_item(item: Item, *, limits: Limits, max_bytes: int) -> Inspected:
+def inspect_item(item: Item, *, limits: Limits, max_bytes: int) -> Finding:
     """Reads a file once and decides about it."""
     stamp = item.origin.stamp()
     data = read_item(item, max_bytes=max_bytes)
     if isinstance(data, Refusal):
-        return Inspected(item, stamp=stamp, refusal=data)
+        return Finding(stamp=stamp, refusal=data)
     facts, refusal = None, None
     try:
         facts = check_image(data, limits=limits, name=item.id)
@@ -155,8 +165,7 @@ def inspect_item(item: Item, *, limits: Limits, max_bytes: int) -> Inspected:
         refusal = Refusal(
             error.reason, error.detail, error.format, error.width, error.height
         )
-    return Inspected(
-        item=item,
+    return Finding(
         bytes=len(data),
         sha256=sha256_bytes(data),
         crc32c=google_crc32c.value(data),
@@ -168,19 +177,30 @@ def inspect_item(item: Item, *, limits: Limits, max_bytes: int) -> Inspected:
 
 def _inspect_task(
     items: Sequence[Item], *, limits: Limits, max_bytes: int
-) -> list[Inspected]:
+) -> list[Finding]:
     return [inspect_item(item, limits=limits, max_bytes=max_bytes) for item in items]
 
 
-def _hash_task(items: Sequence[Item], *, max_bytes: int) -> list[Inspected]:
-    found = []
-    for item in items:
-        data = read_item(item, max_bytes=max_bytes)
-        if isinstance(data, bytes):
-            found.append(Inspected(item, len(data), sha256_bytes(data)))
-        else:
-            found.append(Inspected(item))
-    return found
+def _hash_task(items: Sequence[Item], *, max_bytes: int) -> list[Finding]:
+    read = (read_item(item, max_bytes=max_bytes) for item in items)
+    return [
+        Finding(bytes=len(data), sha256=sha256_bytes(data))
+        if isinstance(data, bytes)
+        else Finding()
+        for data in read
+    ]
+
+
+def _map_items(
+    task: Callable[[Sequence[Item]], list[Finding]],
+    items: Sequence[Item],
+    workers: Workers,
+) -> Iterator[list[Inspected]]:
+    """What the workers find, some items at a time."""
+    parts = _tasks(items)
+    for part, findings in zip(parts, workers.map(task, parts), strict=True):
+        pairs = zip(part, findings, strict=True)
+        yield [Inspected.of(item, finding) for item, finding in pairs]
 
 
 def _tasks(items: Sequence[Item]) -> list[Sequence[Item]]:
@@ -214,7 +234,7 @@ def hash_items(
     task = functools.partial(_hash_task, max_bytes=max_bytes)
     found: list[Inspected] = []
     with ImageBar(len(items), "hash") as bar:
-        for part in workers.map(task, _tasks(items)):
+        for part in _map_items(task, items, workers):
             found.extend(part)
             bar.add(len(part), sum(one.bytes or 0 for one in part))
     return source_digest(listing, found)
@@ -241,7 +261,7 @@ def inspect_items(
     unknown = [item for item in items if item.id not in known]
     with ImageBar(len(items), "inspect") as bar:
         bar.add(len(found))
-        for part in workers.map(task, _tasks(unknown)):
+        for part in _map_items(task, unknown, workers):
             if journal:
                 journal.append(part)
             _stop_at_bad(part, config)

@@ -28,7 +28,7 @@ _KINDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)
 class FileOrigin:
     """A file on this machine."""
 
@@ -40,14 +40,17 @@ class FileOrigin:
         # hold where the file is exchanged between the two calls.
         _check_regular(os.lstat(self.path))
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(self.path, flags), "rb", buffering=0) as stream:
-            before = os.fstat(stream.fileno())
+        descriptor = os.open(self.path, flags)
+        try:
+            before = os.fstat(descriptor)
             _check_regular(before)
             if before.st_size > max_bytes:
                 found = f"{before.st_size} bytes, most {max_bytes} (--max_file_bytes)"
                 raise OriginError("bomb:bytes", found)
-            data = stream.readall()
-            after = os.fstat(stream.fileno())
+            data = _read_bytes(descriptor, before.st_size)
+            after = os.fstat(descriptor)
+        finally:
+            os.close(descriptor)
         if len(data) != before.st_size or _time(before) != _time(after):
             raise OriginError("changed", "the file changed while it was read")
         return data
@@ -59,6 +62,14 @@ class FileOrigin:
         except OSError:
             return ""
         return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+
+
+def _read_bytes(descriptor: int, size: int) -> bytes:
+    """Up to `size` bytes, by one call for all but huge files."""
+    data = os.read(descriptor, size)
+    while len(data) < size and (more := os.read(descriptor, size - len(data))):
+        data += more
+    return data
 
 
 def _time(status: os.stat_result) -> tuple[int, int]:

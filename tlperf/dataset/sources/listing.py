@@ -58,7 +58,7 @@ class Origin(Protocol):
         """
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True)  # slots would take twice as long to pickle
 class Item:
     """One listed file.
 
