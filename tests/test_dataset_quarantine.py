@@ -11,8 +11,8 @@ from tlperf.core.choices import Encoding, Exif, Format, OnBad
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import sha256_bytes
 from tlperf.core.settings import DataConfig
+from tlperf.dataset.findings import Inspected, Refusal, inspect_item
 from tlperf.dataset.guard import Limits
-from tlperf.dataset.ingest import Refusal, inspect_item
 from tlperf.dataset.payload import Layout
 from tlperf.dataset.plan import ShardPlan
 from tlperf.dataset.shard import plan_dataset, write_dataset
@@ -145,11 +145,11 @@ def test_a_file_that_changes_meanwhile_is_refused(tmp_path):
     task = ShardTask(
         plan=ShardPlan("s", "train", 0, 1, forecast_bytes=1000),
         data_dir=tmp_path / "data",
-        records=(found,),
+        records=(Inspected.of(item, found),),
         classes=("cats",),
         layout=Layout(Encoding.SOURCE, None, Exif.IGNORE),
         format=Format.TFRECORD,
-        digest="",
+        choices="",
     )
     with pytest.raises(TlperfError) as caught:
         write_shard(task)

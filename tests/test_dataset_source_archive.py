@@ -28,7 +28,7 @@ from tests.archives import (
 from tests.images import image_bytes, make_folder
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import DataConfig
-from tlperf.dataset.ingest import Refusal, read_item
+from tlperf.dataset.findings import Refusal, read_item
 from tlperf.dataset.sources import open_source
 from tlperf.dataset.sources.gzip_index import (
     MAX_INDEX_BYTES,

@@ -5,7 +5,7 @@ import pytest
 from tests.images import make_folder
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import DataConfig
-from tlperf.dataset.ingest import Refusal, read_item
+from tlperf.dataset.findings import Refusal, read_item
 from tlperf.dataset.sources import open_source
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.images import image_bytes
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.settings import DataConfig
-from tlperf.dataset.ingest import Refusal, read_item
+from tlperf.dataset.findings import Refusal, read_item
 from tlperf.dataset.sources import open_source
 from tlperf.dataset.workers import Workers
 

@@ -7,7 +7,7 @@ planned.tasks(data_dir)                  # what the workers get
 
 import dataclasses
 import enum
-import hashlib
+import functools
 import importlib.metadata
 import pathlib
 from collections.abc import Sequence
@@ -17,8 +17,9 @@ from tlperf.core.choices import Encoding
 from tlperf.core.files import to_json
 from tlperf.core.settings import DataConfig
 from tlperf.dataset import plan, splits
+from tlperf.dataset.findings import Inspected
 from tlperf.dataset.guard import Limits
-from tlperf.dataset.ingest import Ingest, Inspected
+from tlperf.dataset.ingest import Ingest
 from tlperf.dataset.manifest import ShardEntry, tlperf_version
 from tlperf.dataset.payload import Layout
 from tlperf.dataset.sources import open_source
@@ -67,7 +68,7 @@ class Job:
         """Whether the source deals the splits itself."""
         return any(item.split for item in self.items)
 
-    @property
+    @functools.cached_property
     def layout(self) -> Layout:
         """How images are stored."""
         is_source = self.config.encoding is Encoding.SOURCE
@@ -134,7 +135,7 @@ class DatasetPlan:
             classes=self.job.listing.classes,
             layout=self.job.layout,
             format=self.job.config.format,
-            digest=_plan_digest(self.job, shard, records),
+            choices=_plan_choices(self.job, shard),
         )
 
     def tfds_facts(self, shards: list[ShardEntry]) -> TfdsFacts:
@@ -159,11 +160,9 @@ class DatasetPlan:
         )
 
 
-def _plan_digest(
-    job: Job, shard: plan.ShardPlan, records: tuple[Inspected, ...]
-) -> str:
-    """sha256 of all that decides a shard's bytes."""
-    head = {
+def _plan_choices(job: Job, shard: plan.ShardPlan) -> str:
+    """All that decides a shard's bytes but for its records."""
+    choices = {
         "file": shard.file,
         "format": job.config.format,
         "layout": dataclasses.asdict(job.layout),
@@ -172,16 +171,10 @@ def _plan_digest(
         "tlperf_version": tlperf_version(),
     }
     if job.config.encoding is not Encoding.SOURCE:
-        head["encoders"] = {
+        choices["encoders"] = {
             name: importlib.metadata.version(name) for name in _ENCODERS
         }
-    digest = hashlib.sha256(to_json(head).encode())
-    label_of = {name: label for label, name in enumerate(job.listing.classes)}
-    for one in records:
-        label = label_of[one.item.class_name]
-        facts = one.facts and (one.facts.format, one.facts.orientation)
-        digest.update(f"\n{one.item.id}\0{label}\0{one.sha256}\0{facts}".encode())
-    return digest.hexdigest()
+    return to_json(choices)
 
 
 def plan_job(config: DataConfig) -> Job:

@@ -24,8 +24,7 @@ from tlperf.core.files import (
     to_json,
     write_text,
 )
-from tlperf.dataset.guard import ImageFacts
-from tlperf.dataset.ingest import Inspected, Refusal
+from tlperf.dataset.findings import Finding, Inspected, parse_finding
 from tlperf.dataset.manifest import ShardEntry, tlperf_version
 from tlperf.dataset.sources.listing import Item
 
@@ -48,15 +47,16 @@ class Journal:
     def find(self, items: Iterable[Item]) -> dict[str, Inspected]:
         """By id, what is known of items whose stamp is the same; a journal of other
         limits is dropped."""
-        rows = self._read()
+        findings = self._read()
         found = {}
         for item in items:
-            row = rows.get(item.id)
-            if row and row["stamp"] and row["stamp"] == item.origin.stamp():
-                found[item.id] = _from_row(row, item)
+            finding = findings.get(item.id)
+            # A file whose bytes nothing identifies has no stamp.
+            if finding and finding.stamp and finding.stamp == item.origin.stamp():
+                found[item.id] = Inspected.of(item, finding)
         return found
 
-    def _read(self) -> dict[str, dict[str, Any]]:
+    def _read(self) -> dict[str, Finding]:
         if not self._path.is_file():
             return {}
         with io_errors(self._path):
@@ -65,42 +65,24 @@ class Journal:
             with io_errors(self._path):
                 self._path.unlink()
             return {}
-        rows = {}
+        findings = {}
         for line in lines[:-1]:  # the last has no newline: torn, or empty
             try:
-                row = json.loads(line)
-            except ValueError:
+                name, finding = parse_finding(line)
+            except (ValueError, LookupError, TypeError):
                 break  # what follows a torn line was lost with it
-            rows[row["id"]] = row
-        return rows
+            findings[name] = finding
+        return findings
 
-    def append(self, inspected: Sequence[Inspected]) -> None:
-        """Adds files just inspected; those whose bytes nothing identifies are left out,
-        since they will be read again anyway."""
-        lines = [to_json(_to_row(one)) for one in inspected if one.stamp]
+    def append(self, lines: Sequence[str]) -> None:
+        """Adds files just inspected (`format_finding`)."""
         with io_errors(self._path):
-            if not self._path.exists():
+            is_new = not self._path.exists()
+            if is_new:
                 self._path.parent.mkdir(exist_ok=True)
-                lines.insert(0, self._head)
             with open(self._path, "a") as stream:
-                stream.write("".join(f"{line}\n" for line in lines))
-
-
-def _to_row(one: Inspected) -> dict[str, Any]:
-    # vars(): dataclasses.asdict copies each value, a third of all this process does.
-    row = {**vars(one), "id": one.item.id}
-    del row["item"]
-    for name in ("facts", "refusal"):
-        row[name] = row[name] and vars(row[name])
-    return row
-
-
-def _from_row(row: dict[str, Any], item: Item) -> Inspected:
-    facts, refusal = row["facts"], row["refusal"]
-    values = {name: value for name, value in row.items() if name != "id"}
-    values["facts"] = facts and ImageFacts(**{**facts, "flags": tuple(facts["flags"])})
-    values["refusal"] = refusal and Refusal(**refusal)
-    return Inspected(item=item, **values)
+                head = (self._head,) if is_new else ()
+                stream.write("".join(f"{line}\n" for line in (*head, *lines)))
 
 
 def write_note(data_dir: pathlib.Path, entry: ShardEntry) -> None:

@@ -200,7 +200,9 @@ def _find_finished(
     finished = {}
     for task in tasks:
         entry = noted.get(task.plan.file)
-        if entry and entry.plan == task.digest and resume.is_whole(data_dir, entry):
+        if entry is None or entry.plan != task.plan_digest():
+            continue
+        if resume.is_whole(data_dir, entry):
             finished[entry.file] = entry
     keep = {
         name for entry in finished.values() for name in (entry.file, *entry.sidecars)

@@ -27,7 +27,7 @@ import google_crc32c
 import numpy as np
 
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
-from tlperf.core.files import atomic_path, sha256_bytes, write_text
+from tlperf.core.files import SyncedWriter, atomic_path, sha256_bytes, write_text
 from tlperf.dataset.examples import (
     RecordError,
     StoredExample,
@@ -194,7 +194,7 @@ def write_shard(
 ) -> Written:
     """Writes one shard with its index and seals, durably; memory holds one example."""
     digest, sizes, seals, ids = hashlib.sha256(), [], [], []
-    with atomic_path(path) as partial, open(partial, "wb") as stream:
+    with atomic_path(path) as partial, SyncedWriter(partial) as stream:
         for example in examples:
             payload = serialize_example(example, class_name=classes[example.label])
             record = frame(payload)
@@ -203,7 +203,6 @@ def write_shard(
             sizes.append(len(record))
             seals.append(seal_of(record))
             ids.append(example.filename)
-        stream.flush()
     sidecars = {}
     for suffix, text in (
         (INDEX_SUFFIX, format_index(sizes)),

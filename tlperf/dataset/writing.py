@@ -5,6 +5,7 @@ entry = write_shard(task)                # ShardEntry for the manifest
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from tlperf.core.choices import Format
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.dataset import hdf5, tfrecord
 from tlperf.dataset.examples import StoredExample
-from tlperf.dataset.ingest import Inspected, Refusal, read_item
+from tlperf.dataset.findings import Inspected, Refusal, read_item
 from tlperf.dataset.manifest import ShardEntry
 from tlperf.dataset.payload import Layout, encode_payload
 from tlperf.dataset.plan import ShardPlan
@@ -37,7 +38,7 @@ class ShardTask:
         classes: names by label.
         layout: how images are stored.
         format: of the file.
-        digest: of the plan, all that decides the file's bytes.
+        choices: settings and versions that decide the file's bytes, with the records.
     """
 
     plan: ShardPlan
@@ -46,7 +47,17 @@ class ShardTask:
     classes: tuple[str, ...]
     layout: Layout
     format: Format
-    digest: str
+    choices: str
+
+    def plan_digest(self) -> str:
+        """sha256 of all that decides the file's bytes."""
+        digest = hashlib.sha256(self.choices.encode())
+        label_of = {name: label for label, name in enumerate(self.classes)}
+        for one in self.records:
+            label = label_of[one.item.class_name]
+            facts = one.facts and (one.facts.format, one.facts.orientation)
+            digest.update(f"\n{one.item.id}\0{label}\0{one.sha256}\0{facts}".encode())
+        return digest.hexdigest()
 
 
 def write_shard(task: ShardTask) -> ShardEntry:
@@ -73,7 +84,7 @@ def write_shard(task: ShardTask) -> ShardEntry:
         split=task.plan.split,
         count=len(task.records),
         labels=labels,
-        plan=task.digest,
+        plan=task.plan_digest(),
         **dataclasses.asdict(write(path, _examples(task))),
     )
     write_note(task.data_dir, entry)
