@@ -73,6 +73,20 @@ def test_not_a_number_is_refused_rather_than_written(tmp_path):
         files.append_json_line(tmp_path / "rows.jsonl", {"loss": float("nan")})
 
 
+def test_what_went_wrong_first_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TlperfError) as caught:
+        files.write_text(tmp_path / "file" / "x.png", "x")
+    assert caught.value.code == ExitCode.IO
+    assert caught.value.path == str(tmp_path / "file" / "x.png")
+
+
+@pytest.mark.parametrize("line", ["", "{}", "00000000 {}", "99c9a213 {} ", "99c9a213"])
+def test_a_line_that_was_not_sealed_is_damaged(line):
+    with pytest.raises(ValueError, match="damaged line"):
+        files.unseal_line(line)
+
+
 def test_json_is_the_same_for_any_key_order():
     assert files.to_json({"b": 1, "a": 2}) == files.to_json({"a": 2, "b": 1})
 

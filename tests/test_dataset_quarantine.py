@@ -90,9 +90,8 @@ def test_too_many_bad_files_leave_no_dataset(broken, tmp_path):
     with pytest.raises(TlperfError) as caught:
         write_dataset(config(broken, max_bad=2), data_dir)
     assert caught.value.code == ExitCode.DATA
-    assert "empty, the first of 3 unusable files of 23, at most 2 are" in (
-        caught.value.text()
-    )
+    text = "3 of 23 files are unusable (1 empty, 1 not_image:html, 1 truncated), "
+    assert f"{text}at most 2 are accepted" in caught.value.text()
     assert not (data_dir / "COMPLETE").exists()
     assert len((data_dir / "quarantine.jsonl").read_text().splitlines()) == 3
     # The unfinished directory is ours: with a larger bound it is done anew.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import numpy as np
 import pytest
 
 from tests.images import exif_bytes, image_bytes, make_folder, read_all
-from tlperf.core.choices import Encoding, Exif, Format, SplitMode
+from tlperf.core import files
+from tlperf.core.choices import Encoding, Exif, Format, OnBad, SplitMode
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import directory_lock, sha256_bytes
-from tlperf.core.settings import DataConfig
+from tlperf.core.settings import DataConfig, RunConfig
 from tlperf.dataset.inspect import decode_example
 from tlperf.dataset.shard import plan_dataset, write_dataset
 from tlperf.dataset.store import open_dataset
@@ -236,6 +238,28 @@ def test_photos_keep_their_own_splits_and_limit(tmp_path):
     assert len({(one.width, one.height) for one in examples["train"]}) > 10
 
 
+def test_a_copy_that_is_left_out_still_ties_its_group(tmp_path):
+    """With seed 7 the two groups, dealt apart, would go to two splits."""
+    root = make_folder(tmp_path / "pets", {"cats": 12, "dogs": 12})
+    (root / "cats" / "z.jpg").write_bytes((root / "cats" / "000.jpg").read_bytes())
+    rows = ["path,label,group", "cats/z.jpg,cats,b", "cats/001.jpg,cats,b"]
+    rows += ["cats/000.jpg,cats,a", "cats/002.jpg,cats,a"]
+    rows += [f"cats/{i:03}.jpg,cats," for i in range(3, 12)]
+    rows += [f"dogs/{i:03}.jpg,dogs," for i in range(12)]
+    (root / "pets.csv").write_text("\n".join(rows) + "\n")
+    for seed in range(8):
+        data_dir = tmp_path / f"data{seed}"
+        write_dataset(config(root / "pets.csv", seed=seed), data_dir)
+        split_of = {
+            one.filename: split
+            for split, members in read_all(data_dir).items()
+            for one in members
+        }
+        tied = {split_of[f"cats/00{i}.jpg"] for i in range(3)}
+        assert len(tied) == 1, seed
+        assert "cats/z.jpg" not in split_of
+
+
 def test_dry_run_writes_nothing_and_tells_the_same(pets, stored, tmp_path):
     data_dir, summary = stored
     plan = plan_dataset(config(pets), tmp_path / "none" / "data")
@@ -257,6 +281,35 @@ def test_a_folder_of_somebody_else_is_left_alone(pets, tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
+@pytest.mark.parametrize("name", [".lock", ".partial-thesis.txt", "COMPLETE"])
+def test_a_single_file_of_somebody_else_is_left_alone(name, pets, tmp_path):
+    (tmp_path / name).write_text("precious")
+    if name == ".lock":  # serves as a lock, whatever it holds
+        assert write_dataset(config(pets), tmp_path)["accepted"] == 30
+    else:
+        with pytest.raises(TlperfError, match="files that are not tlperf's") as caught:
+            write_dataset(config(pets), tmp_path)
+        assert caught.value.code == ExitCode.EXISTS
+    assert (tmp_path / name).read_text() == "precious"
+
+
+def test_files_named_almost_as_shards_are_left_alone(pets, tmp_path):
+    write_dataset(config(pets), tmp_path)
+    kept = ["pets-best.h5", "pets-train.tfrecord-mine", ".partial-thesis.txt"]
+    for name in kept:
+        (tmp_path / name).write_text("precious")
+    (tmp_path / "pets-test.tfrecord-00000-of-00001").unlink()
+    assert write_dataset(config(pets), tmp_path)["reused"] is False
+    assert {(tmp_path / name).read_text() for name in kept} == {"precious"}
+
+
+def test_a_folder_with_a_seal_alone_is_not_said_to_be_ours(tmp_path):
+    (tmp_path / "COMPLETE").write_text("x")
+    with pytest.raises(TlperfError, match="missing_manifest") as caught:
+        open_dataset(tmp_path)
+    assert "delete" not in caught.value.remedy
+
+
 def test_unfinished_work_is_cleared_and_done_anew(pets, tmp_path):
     write_dataset(config(pets), tmp_path)
     whole = tree(tmp_path)
@@ -269,13 +322,76 @@ def test_unfinished_work_is_cleared_and_done_anew(pets, tmp_path):
     assert tree(tmp_path) == whole
 
 
-def test_a_cut_shard_is_written_again_by_the_same_command(pets, tmp_path):
+def cut(path):
+    os.truncate(path, 100)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def delete(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [cut, flip, delete])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pets-train.tfrecord-00000-of-00001",
+        "pets-test.tfrecord-00000-of-00001.seals",
+        "dataset_info.json",
+        "quarantine.jsonl",
+    ],
+)
+def test_what_is_damaged_is_written_again_by_the_same_command(
+    name, damage, pets, tmp_path
+):
     write_dataset(config(pets), tmp_path)
     whole = tree(tmp_path)
-    shard = tmp_path / "pets-train.tfrecord-00000-of-00001"
-    os.truncate(shard, 100)
-    assert write_dataset(config(pets), tmp_path)["reused"] is False
+    if name == "quarantine.jsonl" and damage is not delete:
+        (tmp_path / name).write_text("x")  # it is empty where all is well
+    else:
+        damage(tmp_path / name)
+    assert not verify_dataset(tmp_path)["ok"]
+    again = write_dataset(config(pets), tmp_path)
+    assert again["reused"] is False
+    assert again["shards_kept"] == 3 - ("tfrecord" in name)
     assert tree(tmp_path) == whole
+
+
+def test_a_stored_dataset_answers_to_the_policy_of_this_run(tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats": 4, "dogs": 4})
+    (root / "cats" / "bad.jpg").write_bytes(b"")
+    data_dir = tmp_path / "data"
+    write_dataset(config(root), data_dir)
+    (data_dir / "pets-test.tfrecord-00000-of-00001").unlink()
+    before = tree(data_dir)
+    for values in ({"max_bad": 0}, {"on_bad": OnBad.FAIL}):
+        with pytest.raises(TlperfError, match="1 of 9 files are unusable") as caught:
+            write_dataset(config(root, **values), data_dir)
+        assert caught.value.code == ExitCode.DATA
+        assert tree(data_dir) == before
+
+
+def test_a_reused_dataset_counts_what_is_ignored_now(tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats": 4, "dogs": 4})
+    write_dataset(config(root), tmp_path / "data")
+    (root / "README.md").write_text("x")
+    again = write_dataset(config(root), tmp_path / "data")
+    assert again["reused"] is True
+    assert (again["seen"], again["ignored"]) == (9, 1)
+
+
+def test_a_source_whose_name_is_not_unicode_is_stored(tmp_path):
+    root = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    make_folder(pathlib.Path(root), {"cats": 4, "dogs": 4})
+    shown = RunConfig(data=config(root), workdir=str(tmp_path / "w"))
+    files.write_json(tmp_path / "config.json", shown.to_dict())
+    assert RunConfig.from_dict(files.read_json(tmp_path / "config.json")) == shown
+    assert write_dataset(config(root), tmp_path / "data")["accepted"] == 8
 
 
 def test_a_second_writer_is_refused(pets, tmp_path):

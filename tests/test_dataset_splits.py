@@ -24,6 +24,7 @@ from tlperf.dataset.splits import (
     check_splits,
     choose_within_limit,
     deal_evenly,
+    join_groups,
     seeded_order,
 )
 
@@ -162,6 +163,29 @@ def test_a_group_over_classes_weighs_in_each():
         ids, shares=(60, 20, 20), mode=SplitMode.STRATIFIED, seed=3, groups=groups
     )
     assert (count(splits, "c"), count(splits, "d")) == ((12, 4, 4), (6, 2, 2))
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([None, *"abcd"]), st.sampled_from("uvwxyz")),
+        min_size=1,
+        max_size=12,
+    ),
+    st.randoms(),
+)
+def test_files_of_a_group_or_of_equal_bytes_are_of_one_group(rows, random):
+    groups = {str(i): group for i, (group, _) in enumerate(rows)}
+    digests = {str(i): digest for i, (_, digest) in enumerate(rows)}
+    joined = join_groups(groups, digests)
+    for keys in (groups, digests):
+        for one, key in keys.items():
+            alike = [text for text, other in keys.items() if key and other == key]
+            assert len({joined[text] for text in alike}) <= 1, one
+    # A file without a group, whose bytes no group has, stays alone; no group is new.
+    assert set(joined.values()) <= set(groups.values())
+    shuffled = list(groups)
+    random.shuffle(shuffled)
+    assert join_groups({text: groups[text] for text in shuffled}, digests) == joined
 
 
 LEAKS: list[tuple[dict[str, str], dict[str, str | None], dict[str, str], str]] = [

@@ -20,6 +20,7 @@ import pathlib
 import shutil
 import socket
 import time
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Self
 
@@ -103,13 +104,16 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     target = pathlib.Path(path)
     # The suffix stays last: Keras and h5py choose the format by it.
     partial = target.with_name(f".partial-{os.getpid()}-{target.name}")
-    try:
-        with io_errors(target):
+    with io_errors(target):
+        try:
             target.parent.mkdir(parents=True, exist_ok=True)
             yield partial
             publish(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+        except BaseException:
+            # What went wrong first is what is told.
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
 
 
 class SyncedWriter:
@@ -162,8 +166,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
-    """JSON with sorted keys; NaN and infinities are refused, not written."""
-    return _encoder(indent).encode(value)
+    """JSON with sorted keys; NaN and infinities are refused, not written.
+
+    Text that is not Unicode, as of a path that is not UTF-8, is escaped as JSON has it.
+    """
+    text = _encoder(indent).encode(value)
+    return text.encode(errors="backslashreplace").decode()
 
 
 @functools.cache  # json.dumps would build one for each of many thousand rows
@@ -185,7 +193,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         TlperfError: 66 where the file is missing, 76 where it is not JSON.
     """
     try:
-        return json.loads(pathlib.Path(path).read_text())
+        return json.loads(pathlib.Path(path).read_text("utf-8"))
     except FileNotFoundError as error:
         raise TlperfError(
             ExitCode.NO_INPUT,
@@ -202,6 +210,23 @@ def read_json(path: str | os.PathLike[str]) -> Any:
             found=f"not JSON ({error})",
             remedy="delete it and run the stage that writes it again",
         ) from error
+
+
+def seal_line(text: str) -> str:
+    """A line that `unseal_line` tells from a damaged one: with a checksum in front.
+
+    >>> seal_line("{}")
+    '99c9a213 {}'
+    """
+    return f"{zlib.crc32(text.encode()):08x} {text}"
+
+
+def unseal_line(line: str) -> str:
+    """The text of a sealed line; ValueError where it is another."""
+    text = line[9:]
+    if line != seal_line(text):
+        raise ValueError("a damaged line")
+    return text
 
 
 def append_json_line(path: str | os.PathLike[str], value: Any) -> None:
@@ -244,7 +269,7 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
     source = pathlib.Path(path)
     if not source.exists():
         return []
-    *lines, unfinished = source.read_text().split("\n")
+    *lines, unfinished = source.read_text("utf-8").split("\n")
     del unfinished  # "" after a whole last line
     rows = []
     for number, line in enumerate(lines):
@@ -274,6 +299,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 _OWNER_BYTES = 200
+_OWNER_START = b"pid "
 
 
 @contextlib.contextmanager
@@ -301,8 +327,12 @@ def directory_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
                 found=f"another process writes here ({owner or 'unknown owner'})",
                 remedy="wait for it to end and run again",
             ) from error
-        owner = f"pid {os.getpid()} on {socket.gethostname()} since {int(time.time())}"
-        os.pwrite(descriptor, owner.ljust(_OWNER_BYTES).encode(), 0)
+        former = os.pread(descriptor, _OWNER_BYTES, 0)
+        if former and not former.startswith(_OWNER_START):
+            yield  # a file of somebody else's serves as well, and is left as it is
+            return
+        owner = f"{os.getpid()} on {socket.gethostname()} since {int(time.time())}"
+        os.pwrite(descriptor, _OWNER_START + owner.ljust(_OWNER_BYTES).encode(), 0)
         try:
             yield
         finally:

@@ -8,6 +8,7 @@ Nothing of another owner is deleted and nothing finished is replaced by somethin
 """
 
 import pathlib
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -17,21 +18,23 @@ from tlperf.core.files import (
     check_free_space,
     fsync_directory,
     io_errors,
+    sha256_file,
     write_text,
 )
 from tlperf.dataset.manifest import (
     COMPLETE,
     MANIFEST,
+    OWNER,
     QUARANTINE,
     Manifest,
     read_manifest,
 )
-from tlperf.dataset.resume import WORK
+from tlperf.dataset.plan import is_shard_file
 
-# Written first and kept: the files of a folder that has it are ours to clear.
-OWNER = ".tlperf-data"
 _LOCK = ".lock"
-_PARTIAL = ".partial-"
+# What `atomic_path` calls a file that is being written.
+_PARTIAL = re.compile(r"\.partial-\d+-.+")
+_PARTIAL_OWNER = re.compile(rf"\.partial-\d+-{re.escape(OWNER)}")
 
 
 def read_stored(data_dir: pathlib.Path) -> Manifest | None:
@@ -41,15 +44,15 @@ def read_stored(data_dir: pathlib.Path) -> Manifest | None:
         TlperfError: 73 where the folder holds files of somebody else, 76 where a
             finished dataset's manifest is damaged.
     """
-    if (data_dir / COMPLETE).exists():
-        return read_manifest(data_dir)
     with io_errors(data_dir):
-        others = sorted(
-            path.name
-            for path in data_dir.iterdir()
-            if path.name not in (_LOCK, WORK) and not path.name.startswith(_PARTIAL)
-        )
-    if others and not (data_dir / OWNER).exists():
+        names = sorted(path.name for path in data_dir.iterdir())
+    is_ours = OWNER in names or (COMPLETE in names and MANIFEST in names)
+    if is_ours:
+        return read_manifest(data_dir) if COMPLETE in names else None
+    others = [
+        name for name in names if name != _LOCK and not _PARTIAL_OWNER.fullmatch(name)
+    ]
+    if others:
         raise TlperfError(
             ExitCode.EXISTS,
             "other_files",
@@ -101,7 +104,14 @@ def _differs(data_dir: pathlib.Path, found: str) -> TlperfError:
 def find_damage(
     data_dir: pathlib.Path, manifest: Manifest
 ) -> Iterator[tuple[str, str]]:
-    """(file, what) of each shard or index that is not there, or not at its size."""
+    """(file, what) of each file that is not there, each shard that is not at its size,
+    and each file of metadata that is not what was written."""
+    for name, digest in manifest.files.items():
+        path = data_dir / name
+        if not path.is_file():
+            yield name, "file missing"
+        elif sha256_file(path) != digest:
+            yield name, "differs from the manifest (sha256)"
     for shard in manifest.shards:
         path = data_dir / shard.file
         if not path.is_file():
@@ -120,17 +130,21 @@ def begin(data_dir: pathlib.Path, name: str) -> None:
 
     COMPLETE goes first: from then on no reader takes what is there for a dataset.
     Shards of this name stay, for `remove_shards`.
+
+    Raises:
+        TlperfError: exit code 74, where the system refuses a change.
     """
     owner = data_dir / OWNER
     with io_errors(data_dir):
         (data_dir / COMPLETE).unlink(missing_ok=True)
-        former = owner.read_text().strip() if owner.exists() else ""
+        former = owner.read_text("utf-8").strip() if owner.exists() else ""
+        partial = _PARTIAL if former else _PARTIAL_OWNER
         for path in sorted(data_dir.iterdir()):
-            if path.name.startswith(_PARTIAL):
+            if partial.fullmatch(path.name):
                 path.unlink()
             elif former and _is_metadata(path.name):
                 path.unlink()
-            elif former not in ("", name) and _is_shard(path.name, former):
+            elif former not in ("", name) and is_shard_file(path.name, name=former):
                 path.unlink()
     if former != name:
         write_text(owner, f"{name}\n")
@@ -138,10 +152,14 @@ def begin(data_dir: pathlib.Path, name: str) -> None:
 
 
 def remove_shards(data_dir: pathlib.Path, name: str, *, keep: Collection[str]) -> None:
-    """Removes shards and sidecars of the dataset `name` that are not to be kept."""
+    """Removes shards and sidecars of the dataset `name` that are not to be kept.
+
+    Raises:
+        TlperfError: exit code 74, where the system refuses it.
+    """
     with io_errors(data_dir):
         for path in sorted(data_dir.iterdir()):
-            if _is_shard(path.name, name) and path.name not in keep:
+            if is_shard_file(path.name, name=name) and path.name not in keep:
                 path.unlink()
 
 
@@ -155,8 +173,3 @@ def check_space(data_dir: pathlib.Path, needed_bytes: int) -> None:
 def _is_metadata(file: str) -> bool:
     names = (MANIFEST, QUARANTINE, "dataset_info.json", "features.json")
     return file in names or file.endswith(".labels.txt")
-
-
-def _is_shard(file: str, name: str) -> bool:
-    is_data = ".tfrecord-" in file or file.endswith(".h5")
-    return is_data and file.startswith(f"{name}-")

@@ -12,7 +12,7 @@ from typing import Self
 
 import google_crc32c
 
-from tlperf.core.files import sha256_bytes, to_json
+from tlperf.core.files import seal_line, sha256_bytes, to_json, unseal_line
 from tlperf.dataset.guard import (
     NO_JFIF,
     ImageFacts,
@@ -108,21 +108,21 @@ def inspect_item(item: Item, *, limits: Limits, max_bytes: int) -> Finding:
 
 
 def format_finding(name: str, finding: Finding) -> str:
-    """The finding of the item of that id as one line of JSON."""
+    """The finding of the item of that id as one line: a checksum and JSON."""
     # vars(): dataclasses.asdict copies each value, at several times the cost.
     row = {**vars(finding), "id": name}
     row["facts"] = finding.facts and vars(finding.facts)
     row["refusal"] = finding.refusal and vars(finding.refusal)
-    return to_json(row)
+    return seal_line(to_json(row))
 
 
 def parse_finding(line: str) -> tuple[str, Finding]:
     """The id and the finding of a line.
 
     Raises:
-        ValueError, LookupError, TypeError: it is none that `format_finding` made.
+        ValueError: it is none that `format_finding` made.
     """
-    row = json.loads(line)
+    row = json.loads(unseal_line(line))
     name, facts, refusal = row.pop("id"), row["facts"], row["refusal"]
     row["facts"] = facts and ImageFacts(**{**facts, "flags": tuple(facts["flags"])})
     row["refusal"] = refusal and Refusal(**refusal)

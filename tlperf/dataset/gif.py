@@ -56,7 +56,7 @@ def _walk_blocks(data: bytes, header: Header, max_pixels: int) -> None:
             frames += 1
             if frames > 1:
                 raise HeaderError("animated", "more than one frame")
-            own = _check_frame(data, position + 1, header, max_pixels)
+            own = _check_frame(data, position + 1, header, max_pixels=max_pixels)
             if not palette and not own:
                 raise HeaderError("undecodable", "GIF frame without a palette")
             position += 10 + own + 1  # the last is the code size
@@ -83,7 +83,7 @@ def _palette_bytes(packed: int) -> int:
     return 3 << (packed & _PALETTE_BITS) + 1 if packed & _HAS_PALETTE else 0
 
 
-def _check_frame(data: bytes, start: int, header: Header, max_pixels: int) -> int:
+def _check_frame(data: bytes, start: int, header: Header, *, max_pixels: int) -> int:
     """Bytes of the frame's own palette."""
     left, top, width, height, packed = struct.unpack_from("<4HB", data, start)
     text = f"frame of {width} x {height} pixels"

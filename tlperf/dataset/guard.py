@@ -142,9 +142,9 @@ def check_image(data: bytes, *, limits: Limits, name: str = "") -> ImageFacts:
     header: Header | None = None
     try:
         header = _READERS[image_format](data)
-        _check_header(data, header, image_format, limits)
-        exif = _check_structure(data, header, image_format, limits)
-        flags = _find_flags(data, header, image_format, name)
+        _check_header(data, header, image_format, limits=limits)
+        exif = _check_structure(data, header, image_format, limits=limits)
+        flags = _find_flags(data, header, image_format, name=name)
         if limits.image_check is ImageCheck.DECODE:
             warning = _check_decode(data, header, image_format)
             if warning and limits.on_warning is OnWarning.QUARANTINE:
@@ -206,7 +206,7 @@ def _decode_cmyk(data: bytes, *, is_inverted: bool) -> np.ndarray:
 
 
 def _check_header(
-    data: bytes, header: Header, image_format: str, limits: Limits
+    data: bytes, header: Header, image_format: str, *, limits: Limits
 ) -> None:
     size = f"{header.width} x {header.height} pixels"
     if header.pixels > limits.max_pixels:
@@ -229,7 +229,7 @@ def _lacks_jfif(data: bytes, image_format: str) -> bool:
 
 
 def _check_structure(
-    data: bytes, header: Header, image_format: str, limits: Limits
+    data: bytes, header: Header, image_format: str, *, limits: Limits
 ) -> bytes:
     """The Exif block of a file whose parts are all there."""
     if image_format == "png":
@@ -241,7 +241,9 @@ def _check_structure(
     return header.exif
 
 
-def _find_flags(data: bytes, header: Header, image_format: str, name: str) -> list[str]:
+def _find_flags(
+    data: bytes, header: Header, image_format: str, *, name: str
+) -> list[str]:
     flags = list(header.flags)
     if _lacks_jfif(data, image_format):
         flags.append(NO_JFIF)

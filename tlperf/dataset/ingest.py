@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
 
 from tlperf.core.choices import OnBad
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
@@ -27,24 +26,15 @@ from tlperf.dataset.findings import (
     parse_finding,
     read_item,
 )
-from tlperf.dataset.guard import Limits
+from tlperf.dataset.guard import NO_JFIF, Limits
 from tlperf.dataset.manifest import Counts, tlperf_version
+from tlperf.dataset.resume import Journal
 from tlperf.dataset.sources.listing import Item, Listing, reading_place
 from tlperf.dataset.workers import Workers
 
 # Items a task: enough to hide its cost, few enough for a lively progress bar.
 TASK_ITEMS = 32
 MIN_MAX_BAD = 5
-
-
-class Journal(Protocol):
-    """Where inspected files are kept for a run that goes on with this one's work."""
-
-    def find(self, items: Iterable[Item]) -> dict[str, Inspected]:
-        """By id, what is known."""
-
-    def append(self, lines: Sequence[str]) -> None:
-        """Adds findings, formatted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +64,14 @@ class Ingest:
                 counter.update(one.facts.flags)
                 counter["oriented"] += one.facts.orientation != 1
         return {name: count for name, count in sorted(counter.items()) if count}
+
+    @property
+    def first_bad(self) -> str:
+        """The first unusable file, "" where there is none."""
+        bad = (
+            one.item.id for one in self.refused if one.refusal and one.refusal.is_bad
+        )
+        return next(bad, "")
 
     @property
     def reasons(self) -> dict[str, int]:
@@ -248,20 +246,35 @@ def split_duplicates(
     return list(first.values()), others
 
 
-def check_bad(ingest: Ingest, *, max_bad: int | None) -> None:
-    """Refuses more unusable files than allowed (exit code 65)."""
-    offered = ingest.counts.seen - ingest.counts.ignored
-    most = max(MIN_MAX_BAD, offered // 100) if max_bad is None else max_bad
-    refused = [one for one in ingest.refused if one.refusal and one.refusal.is_bad]
-    if len(refused) > most:
-        first, bad = refused[0], len(refused)
-        assert first.refusal is not None
+def check_bad(
+    reasons: Mapping[str, int], counts: Counts, *, config: DataConfig, path: str
+) -> None:
+    """Refuses more unusable files than allowed.
+
+    Args:
+        reasons: refused files by reason.
+        counts: where all went.
+        config: what is allowed.
+        path: where to look, for the error: the first such file, or the list of all.
+
+    Raises:
+        TlperfError: exit code 65.
+    """
+    bad = {reason: count for reason, count in reasons.items() if reason != NO_JFIF}
+    offered = counts.seen - counts.ignored
+    most = (
+        max(MIN_MAX_BAD, offered // 100) if config.max_bad is None else config.max_bad
+    )
+    if config.on_bad is OnBad.FAIL:
+        most = 0
+    if sum(bad.values()) > most:
+        listed = ", ".join(f"{count} {reason}" for reason, count in bad.items())
         raise TlperfError(
             ExitCode.DATA,
             "too_many_bad",
-            path=first.item.id,
-            found=f"{first.refusal.reason}, the first of {bad} unusable files of "
-            f"{offered}, at most {most} are accepted",
+            path=path,
+            found=f"{sum(bad.values())} of {offered} files are unusable ({listed}), "
+            f"at most {most} are accepted",
             remedy="mend or remove them, or raise --max_bad",
         )
 

@@ -207,7 +207,7 @@ def plan_records(job: Job, found: Ingest) -> DatasetPlan:
             groups={one.item.id: one.item.group for one in offered},
             digests={one.item.id: one.sha256 for one in offered},
         )
-    split_of = _split_of(job, by_id)
+    split_of = _split_of(job, found)
     # One order over all classes, so that any stretch of it mixes them.
     ordered = splits.seeded_order(by_id, seed=job.config.seed, purpose="order")
     records: dict[str, list[Inspected]] = {split: [] for split in splits.SPLITS}
@@ -235,16 +235,21 @@ def plan_records(job: Job, found: Ingest) -> DatasetPlan:
     return planned
 
 
-def _split_of(job: Job, by_id: dict[str, Inspected]) -> dict[str, str]:
+def _split_of(job: Job, found: Ingest) -> dict[str, str]:
     """The split of each accepted image."""
     config = job.config
     if job.has_given_splits:
         assert all(item.split in splits.SPLITS for item in job.items)
-        return {text: str(one.item.split) for text, one in by_id.items()}
-    groups = {text: one.item.group for text, one in by_id.items()}
+        return {one.item.id: str(one.item.split) for one in found.accepted}
+    # A copy that is left out still ties its group to the one that is kept.
+    offered = (*found.accepted, *found.duplicates)
+    groups = splits.join_groups(
+        {one.item.id: one.item.group for one in offered},
+        {one.item.id: one.sha256 for one in offered},
+    )
     ids: dict[str, list[str]] = {name: [] for name in job.listing.classes}
-    for text, one in by_id.items():
-        ids[one.item.class_name].append(text)
+    for one in found.accepted:
+        ids[one.item.class_name].append(one.item.id)
     return splits.assign_splits(
         ids,
         shares=config.split,

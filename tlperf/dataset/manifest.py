@@ -19,6 +19,8 @@ from tlperf.dataset.splits import SPLITS
 
 SCHEMA_VERSION = 2
 MANIFEST, COMPLETE, QUARANTINE = "manifest.json", "COMPLETE", "quarantine.jsonl"
+# Written first and kept: the files of a folder that has it are ours to clear.
+OWNER = ".tlperf-data"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +191,7 @@ def read_manifest(data_dir: pathlib.Path) -> Manifest:
     if not (data_dir / COMPLETE).exists():
         raise _damaged(data_dir, "unfinished_data", "no COMPLETE marker")
     if not path.exists():
-        raise _damaged(path, "missing_manifest", "no such file")
+        raise _damaged(path, "missing_manifest", "no such file beside COMPLETE")
     text = path.read_bytes()
     seal = (data_dir / COMPLETE).read_bytes()
     if seal != f"{sha256_bytes(text)}\n".encode():
@@ -208,9 +210,14 @@ def read_manifest(data_dir: pathlib.Path) -> Manifest:
 
 
 def _damaged(path: pathlib.Path, reason: str, found: str) -> TlperfError:
-    # Without its manifest a sealed folder does not say what may replace it.
-    first = "" if reason == "unfinished_data" else "delete the folder and "
-    remedy = f"{first}run tlperf shard again"
+    if not (path if path.is_dir() else path.parent).joinpath(OWNER).exists():
+        # Perhaps a folder of somebody else: no advice to delete it.
+        remedy = "give the --data_dir of a dataset, or a new one to tlperf shard"
+    elif reason == "unfinished_data":
+        remedy = "run tlperf shard again"
+    else:
+        # Without its manifest a sealed folder does not say what may replace it.
+        remedy = "delete the folder and run tlperf shard again"
     return TlperfError(
         ExitCode.INTEGRITY, reason, path=path, found=found, remedy=remedy
     )

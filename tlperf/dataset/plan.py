@@ -7,9 +7,11 @@ Nothing here knows the number of workers: the plan is the same for any.
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from tlperf.core.choices import Encoding, Format
+from tlperf.dataset.splits import SPLITS
 
 # Framing, keys and the small features around a payload, and its lines in the sidecars.
 RECORD_OVERHEAD_BYTES = 350
@@ -58,6 +60,20 @@ def shard_file(name: str, split: str, *, index: int, count: int) -> str:
     'pets-train.tfrecord-00000-of-00008'
     """
     return f"{name}-{split}.tfrecord-{index:05d}-of-{count:05d}"
+
+
+def is_shard_file(file: str, *, name: str) -> bool:
+    """Whether a file of the dataset `name` holds records, or stands beside one that
+    does.
+
+    >>> is_shard_file("pets-test.tfrecord-00000-of-00002.idx", name="pets")
+    True
+    >>> is_shard_file("pets-best.h5", name="pets")
+    False
+    """
+    pattern = rf"{re.escape(name)}-({'|'.join(SPLITS)})"
+    pattern += r"(\.h5|\.tfrecord-\d{5,}-of-\d{5,}(\.idx|\.seals)?)"
+    return re.fullmatch(pattern, file) is not None
 
 
 def record_bytes(

@@ -5,12 +5,13 @@
     finished = find_finished(data_dir)       # {file: ShardEntry}
 
 All of it is in DATA_DIR/.work, which goes when the dataset is sealed. Nothing in there
-is taken on trust: an inspected file counts while its stamp is the same, and is compared
-when it is stored; a shard counts when its plan is the one wanted and its bytes hash to
-what was written.
+is taken on trust: each line has a checksum; an inspected file counts while its stamp is
+the same, and is compared when it is stored; a shard counts when its plan is the one
+wanted and its bytes hash to what was written.
 """
 
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
 import shutil
@@ -20,8 +21,10 @@ from typing import Any
 from tlperf.core.files import (
     fsync_directory,
     io_errors,
+    seal_line,
     sha256_file,
     to_json,
+    unseal_line,
     write_text,
 )
 from tlperf.dataset.findings import Finding, Inspected, parse_finding
@@ -31,6 +34,8 @@ from tlperf.dataset.sources.listing import Item
 WORK = ".work"
 _JOURNAL = "inspected.jsonl"
 _NOTE_SUFFIX = ".json"
+# Whose versions show in what is accepted.
+_DECODERS = ("pillow", "simplejpeg")
 
 
 class Journal:
@@ -42,7 +47,9 @@ class Journal:
 
     def __init__(self, data_dir: pathlib.Path, limits: dict[str, Any]):
         self._path = data_dir / WORK / _JOURNAL
-        self._head = to_json({"limits": limits, "tlperf_version": tlperf_version()})
+        decoders = {name: importlib.metadata.version(name) for name in _DECODERS}
+        by = {"tlperf_version": tlperf_version(), "decoders": decoders}
+        self._head = to_json({"limits": limits, **by})
 
     def find(self, items: Iterable[Item]) -> dict[str, Inspected]:
         """By id, what is known of items whose stamp is the same; a journal of other
@@ -51,44 +58,49 @@ class Journal:
         found = {}
         for item in items:
             finding = findings.get(item.id)
-            # A file whose bytes nothing identifies has no stamp.
-            if finding and finding.stamp and finding.stamp == item.origin.stamp():
+            # A file whose bytes nothing identifies has no stamp. One that was refused
+            # gets another chance: what kept it from being read may be over.
+            if finding is None or not finding.stamp or finding.refusal:
+                continue
+            if finding.stamp == item.origin.stamp():
                 found[item.id] = Inspected.of(item, finding)
         return found
 
     def _read(self) -> dict[str, Finding]:
         if not self._path.is_file():
             return {}
-        with io_errors(self._path):
-            head, *lines = self._path.read_text(errors="replace").split("\n")
-        if head != self._head:
-            with io_errors(self._path):
-                self._path.unlink()
-            return {}
-        findings = {}
-        for line in lines[:-1]:  # the last has no newline: torn, or empty
-            try:
-                name, finding = parse_finding(line)
-            except (ValueError, LookupError, TypeError):
-                break  # what follows a torn line was lost with it
-            findings[name] = finding
+        findings: dict[str, Finding] = {}
+        with io_errors(self._path), open(self._path, "r+b") as stream:
+            head, sound = f"{self._head}\n", 0
+            for line in stream:
+                try:
+                    text = line.decode()
+                    if not text.endswith("\n") or not (sound or text == head):
+                        break
+                    if sound:
+                        name, finding = parse_finding(text[:-1])
+                        findings[name] = finding
+                except ValueError:
+                    break  # torn: what follows was lost with it
+                sound += len(line)
+            # What comes next must begin a line of its own.
+            stream.truncate(sound)
         return findings
 
     def append(self, lines: Sequence[str]) -> None:
         """Adds files just inspected (`format_finding`)."""
         with io_errors(self._path):
-            is_new = not self._path.exists()
-            if is_new:
-                self._path.parent.mkdir(exist_ok=True)
-            with open(self._path, "a") as stream:
-                head = (self._head,) if is_new else ()
-                stream.write("".join(f"{line}\n" for line in (*head, *lines)))
+            self._path.parent.mkdir(exist_ok=True)
+            with open(self._path, "ab") as stream:
+                head = () if stream.tell() else (self._head,)
+                text = "".join(f"{line}\n" for line in (*head, *lines))
+                stream.write(text.encode())
 
 
 def write_note(data_dir: pathlib.Path, entry: ShardEntry) -> None:
     """Says that a shard is finished, after its files are on disk."""
     path = data_dir / WORK / (entry.file + _NOTE_SUFFIX)
-    write_text(path, to_json(dataclasses.asdict(entry)) + "\n")
+    write_text(path, seal_line(to_json(dataclasses.asdict(entry))))
 
 
 def find_finished(data_dir: pathlib.Path) -> dict[str, ShardEntry]:
@@ -96,7 +108,7 @@ def find_finished(data_dir: pathlib.Path) -> dict[str, ShardEntry]:
     found = {}
     for path in sorted((data_dir / WORK).glob(f"*{_NOTE_SUFFIX}")):
         try:
-            entry = ShardEntry(**json.loads(path.read_text()))
+            entry = ShardEntry(**json.loads(unseal_line(path.read_text("utf-8"))))
         except (ValueError, TypeError):
             continue  # of another version, or damaged: the shard is written again
         found[entry.file] = entry

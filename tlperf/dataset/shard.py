@@ -10,10 +10,11 @@ leaves what it has done to the next (`tlperf.dataset.resume`).
 """
 
 import dataclasses
+import functools
 import pathlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tlperf.core.choices import Format
@@ -70,7 +71,7 @@ def write_dataset(
     with directory_lock(data_dir):
         stored, is_whole = _find_stored(job, data_dir, workers=workers)
         if stored and is_whole:
-            manifest, kept = stored, len(stored.shards)
+            manifest, kept = _recount(stored, job), len(stored.shards)
         else:
             if stored:
                 # What is whole of it is kept like the shards of an unfinished run.
@@ -89,6 +90,14 @@ def write_dataset(
     }
 
 
+def _recount(manifest: Manifest, job: Job) -> Manifest:
+    """The manifest with what is ignored now, which no setting or digest has."""
+    counts, ignored = manifest.counts, job.listing.ignored
+    seen = counts.seen - counts.ignored + ignored
+    counts = dataclasses.replace(counts, seen=seen, ignored=ignored)
+    return dataclasses.replace(manifest, counts=counts)
+
+
 def plan_dataset(config: DataConfig, data_dir: pathlib.Path) -> dict[str, Any]:
     """What `write_dataset` would do; reads every file and writes nothing.
 
@@ -100,7 +109,7 @@ def plan_dataset(config: DataConfig, data_dir: pathlib.Path) -> dict[str, Any]:
     job = plan_job(config)
     with Workers(config.workers) as workers:
         found = ingest_items(job.listing, job.items, config=config, workers=workers)
-    check_bad(found, max_bad=config.max_bad)
+    check_bad(found.reasons, found.counts, config=config, path=found.first_bad)
     planned = plan_records(job, found)
     existing = next(path for path in (data_dir, *data_dir.parents) if path.exists())
     return {
@@ -142,10 +151,30 @@ def _find_stored(
         workers=workers,
     )
     directory.check_equal_digest(data_dir, manifest, digest=digest)
-    for file, what in directory.find_damage(data_dir, manifest):
+    check_bad(
+        manifest.reasons,
+        manifest.counts,
+        config=job.config,
+        path=str(data_dir / QUARANTINE),
+    )
+    is_whole = True
+    for file, what in _find_damage(data_dir, manifest, workers=workers):
         log(f"tlperf shard: {file}: {what}; writing what is damaged again")
-        return manifest, False
-    return manifest, True
+        is_whole = False
+    return manifest, is_whole
+
+
+def _find_damage(
+    data_dir: pathlib.Path, manifest: Manifest, *, workers: Workers
+) -> Iterator[tuple[str, str]]:
+    """(file, what) of whatever is not as it was written, to the byte."""
+    damaged = dict(directory.find_damage(data_dir, manifest))
+    yield from damaged.items()
+    check = functools.partial(resume.is_whole, data_dir)
+    answers = workers.map(check, manifest.shards)
+    for shard, is_whole in zip(manifest.shards, answers, strict=True):
+        if not is_whole and shard.file not in damaged:
+            yield shard.file, "it or its index differs from the manifest (sha256)"
 
 
 def _write(
@@ -162,7 +191,7 @@ def _write(
     )
     # Before any refusal: this file tells what to mend.
     write_text(data_dir / QUARANTINE, quarantine_lines(found))
-    check_bad(found, max_bad=job.config.max_bad)
+    check_bad(found.reasons, found.counts, config=job.config, path=found.first_bad)
     planned = plan_records(job, found)
     tasks = planned.tasks(data_dir)
     finished = _find_finished(job, tasks, data_dir)

@@ -148,6 +148,36 @@ def _need(
     return relative, sum(lacking[name][part] for name in counts)
 
 
+def join_groups(
+    groups: Mapping[str, str | None], digests: Mapping[str, str]
+) -> dict[str, str | None]:
+    """The group of each id, those groups made one that hold the same bytes.
+
+    Args:
+        groups: by id, None where it has none.
+        digests: the sha256 of each file by id.
+
+    >>> digests = {"1": "x", "2": "x", "3": "y", "4": "y", "5": "z"}
+    >>> join_groups({"1": "b", "2": "a", "3": "b", "4": None, "5": None}, digests)
+    {'1': 'a', '2': 'a', '3': 'a', '4': 'a', '5': None}
+    """
+    above: dict[str, str] = {}
+
+    def root(group: str) -> str:
+        while above.get(group, group) != group:
+            group = above[group]
+        return group
+
+    holder: dict[str, str] = {}  # a group that holds these bytes
+    for text, group in groups.items():
+        if group is not None:
+            other = holder.setdefault(digests[text], group)
+            least, most = sorted((root(group), root(other)))
+            above[most] = least
+    found = {text: group or holder.get(digests[text]) for text, group in groups.items()}
+    return {text: group and root(group) for text, group in found.items()}
+
+
 def check_leaks(
     split_of: Mapping[str, str],
     *,

@@ -127,7 +127,9 @@ def render_verify(result: dict[str, Any]) -> str:
         + f": {escape_text(row['what'])}"
         for row in result["problems"]
     ]
-    return "\n".join([f"{len(problems)} problems, {counts}", *problems])
+    count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+    remedy = "run tlperf shard again with the same flags, which writes what is damaged"
+    return "\n".join([f"{count}, {counts}", *problems, remedy])
 
 
 def render_inspect(result: dict[str, Any]) -> str:

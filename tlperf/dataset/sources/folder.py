@@ -56,12 +56,14 @@ class FileOrigin:
         return data
 
     def stamp(self) -> str:
-        """Size, time of change and inode."""
+        """Size, times, device and inode. The time of change of status moves with any
+        write, whatever time of modification a copier gives back."""
         try:
             status = os.lstat(self.path)
         except OSError:
             return ""
-        return f"{status.st_size} {status.st_mtime_ns} {status.st_ino}"
+        times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+        return f"{status.st_size} {times} {status.st_dev} {status.st_ino}"
 
 
 def _read_bytes(descriptor: int, size: int) -> bytes:
