@@ -45,6 +45,8 @@ def tar_header(
     octal = b"%011o\0" % size
     if size >= 8**11:
         octal = b"\x80" + size.to_bytes(11, "big")
+    if size < -(8**9):  # as GNU tar writes a time before 1970
+        octal = size.to_bytes(12, "big", signed=True)
     block = struct.pack(
         "100s8s8s8s12s12s8s1s100s8s32s32s8s8s155s12x",
         *(name, b"0000644\0", b"0000000\0", b"0000000\0", octal, b"0" * 11 + b"\0"),
@@ -183,13 +185,36 @@ def many_zip(count: int) -> bytes:
     return b"".join([*bodies, table, zip64_end(count, len(table), offset)])
 
 
-def zip64_end(count: int, table_bytes: int, table_at: int) -> bytes:
-    """The end of a .zip whose numbers do not fit into the old end record."""
+def zip64_end(
+    count: int,
+    table_bytes: int,
+    table_at: int,
+    *,
+    signature: int = 0x06064B50,
+    located: int | None = None,
+    old: tuple[int, int, int] = (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF),
+) -> bytes:
+    """The end of a .zip whose numbers do not fit into the old end record.
+
+    Args:
+        count: of members.
+        table_bytes: of the table.
+        table_at: where it is.
+        signature: of the record.
+        located: where the locator says the record is; None is the truth.
+        old: the three numbers in the old end record.
+    """
     record = struct.pack(
         "<LQHHLLQQQQ",
-        *(0x06064B50, 44, 45, 45, 0, 0, count, count, table_bytes, table_at),
+        *(signature, 44, 45, 45, 0, 0, count, count, table_bytes, table_at),
     )
-    locator = struct.pack("<LLQL", 0x07064B50, 0, table_at + table_bytes, 1)
-    most = 0xFFFFFFFF
-    end = struct.pack("<HHHHLLH", 0, 0, 0xFFFF, 0xFFFF, most, most, 0)
+    located = table_at + table_bytes if located is None else located
+    locator = struct.pack("<LLQL", 0x07064B50, 0, located, 1)
+    end = struct.pack("<HHHHLLH", 0, 0, old[0], *old, 0)
     return record + locator + b"PK\5\6" + end
+
+
+def with_zip64(content: bytes, **wrong: Any) -> bytes:
+    """A .zip with a zip64 end too, which tells the truth but for `wrong`."""
+    facts = struct.unpack("<10xHLL2x", content[-22:])
+    return content[:-22] + zip64_end(*facts, **wrong)

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import shutil
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -23,6 +24,7 @@ from tests.archives import (
     raw_zip,
     tar_entry,
     tar_header,
+    with_zip64,
     zip64_end,
 )
 from tests.images import image_bytes, make_folder
@@ -30,12 +32,15 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.findings import Refusal, read_item
 from tlperf.dataset.sources import open_source
+from tlperf.dataset.sources.archive import ArchiveSource
 from tlperf.dataset.sources.gzip_index import (
     MAX_INDEX_BYTES,
     WINDOW_BYTES,
     spacing_bytes,
 )
 from tlperf.dataset.sources.listing import OriginError
+from tlperf.dataset.sources.members import Ledger
+from tlperf.dataset.sources.tar_members import HeaderError, parse_number, parse_size
 from tlperf.dataset.workers import Workers
 
 SUFFIXES = ("zip", "tar", "tar.gz")
@@ -201,7 +206,12 @@ LISTING_ERRORS = [
     (raw_zip()[:-30], "damaged_archive", "a .zip without its table"),
     (raw_zip().replace(b"PK\1\2", b"XX\1\2"), "damaged_archive", "not a readable .zip"),
     (raw_zip(ZipEntry(b"\xff", flags=0x800)), "damaged_archive", "not a readable .zip"),
-    (b"PK\3\4" + zip64_end(9, 2**40, 4), "bomb:members", "by a table of 1,099,511,627"),
+    (b"PK\3\4" + zip64_end(9, 2**40, 4), "damaged_archive", "contradict each other"),
+    (
+        b"PK\3\4" + bytes(5_000_000) + zip64_end(9, 5_000_000, 4),
+        "bomb:members",
+        "by a table of 5,000,000 bytes",
+    ),
     (
         raw_zip()[:-12] + b"\xff" * 4 + raw_zip()[-8:],
         "damaged_archive",
@@ -234,6 +244,62 @@ LISTING_ERRORS = [
     (raw_zip(ZipEntry(b"CATS/2.jpg", b"x")), "unsafe_archive", "but for case"),
     (raw_tar()[1536:], "one_class", "only one class folder, 'dogs'"),
     (TAR_END, "no_classes", "no class folder"),
+    # Sizes below zero: a stream is read to its end by -1, a ledger credited.
+    (raw_tar(tar_header(b"a", -1, kind=b"x")), "damaged_archive", "is no number, at"),
+    (raw_tar(tar_header(b"a", -(8**8))), "damaged_archive", "is no number, at"),
+    (raw_tar(tar_header(b"a", -(8**11))), "damaged_archive", "is no number, at"),
+    (
+        gzip.compress(raw_tar(tar_header(b"a", -1, kind=b"x"))),
+        "damaged_archive",
+        "is no number, at",
+    ),
+    (
+        gzip.compress(raw_tar(tar_header(b"a", -(8**8)), tar_entry(b"b", bytes(9)))),
+        "damaged_archive",
+        "is no number, at",
+    ),
+    # More stored than the file needs.
+    (
+        raw_zip(ZipEntry(b"a", bytes(600), size=10)),
+        "damaged_archive",
+        "'a': 10 bytes stored as 600",
+    ),
+    (
+        raw_zip(deflated(b"a", b"", size=600), ZipEntry(b"b", b"", size=1)),
+        "damaged_archive",
+        "'b': 1 bytes stored as 0",
+    ),
+    (
+        raw_zip(ZipEntry(b"a", bytes(89), size=10, method=8)),
+        "damaged_archive",
+        "'a': 10 bytes stored as 89",
+    ),
+    # Other numbers in the two end records.
+    (with_zip64(raw_zip(), old=(1, 46, 0)), "damaged_archive", "contradict each other"),
+    (with_zip64(raw_zip(), located=9), "damaged_archive", "contradict each other"),
+    (with_zip64(raw_zip(), signature=9), "damaged_archive", "contradict each other"),
+    (zip64_end(0, 0, 0)[56:], "not_an_archive", "it starts with b'PK"),
+    # Equal but for case or accents, by the rule that classes have too.
+    (
+        raw_zip(ZipEntry("a/ß".encode()), ZipEntry(b"a/SS")),
+        "unsafe_archive",
+        "for case",
+    ),
+    (
+        raw_tar(tar_entry("é".encode()), tar_entry("e\u0301".encode())),
+        "unsafe_archive",
+        "but for case",
+    ),
+    (
+        raw_tar(tar_entry(b"a\xff"), tar_entry(b"a\\xff")),
+        "unsafe_archive",
+        "but for case",
+    ),
+    (
+        raw_tar(tar_entry(b"a\nb/1", b"x"), tar_entry(b"a\\nb/1", b"x")),
+        "same_name",
+        "two classes are shown as 'a\\\\nb'; rename one",
+    ),
 ]
 
 
@@ -250,6 +316,66 @@ def test_refuses(tmp_path, content, reason, text):
     assert str(path) in line
     assert "\n" not in line
     assert "; " in line  # what to do
+
+
+NUMBERS = [b"-0000000001\0", b"+00000000001", b"0_0000000010", b"\xff" * 12, b"8" * 12]
+
+
+@pytest.mark.parametrize("field", [*NUMBERS, b"0x0000000010", b"\t00000000001"])
+def test_numbers_of_a_tar_are_octal_digits_or_base_256(field):
+    with pytest.raises(HeaderError, match="is no number"):
+        parse_number(field)
+
+
+@pytest.mark.parametrize("text", [b"-1", b"+1", b"1_0", b" 1", b"1" * 21])
+def test_sizes_of_pax_are_digits(text):
+    with pytest.raises(HeaderError, match="is no size"):
+        parse_size(text)
+
+
+def test_a_size_of_zero_in_pax_is_one(tmp_path):
+    path = tmp_path / "pets.tar"
+    path.write_bytes(raw_tar(pax(size=b"0") + tar_header(b"cats/2.jpg", 512)))
+    assert read_listing(path).items[1].origin.read(max_bytes=MOST) == b""
+
+
+def test_a_ledger_gives_no_credit():
+    with pytest.raises(TlperfError, match=r"damaged_archive: pets: a member of -1 byt"):
+        Ledger("pets", archive_bytes=9).count_bytes(-1)
+
+
+@pytest.mark.parametrize("old", [(0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF), None])
+def test_two_ends_of_a_zip_that_agree(tmp_path, old):
+    path = tmp_path / "pets.zip"
+    facts = struct.unpack("<10xHLL2x", raw_zip()[-22:])
+    path.write_bytes(with_zip64(raw_zip(), old=old or facts))
+    assert len(read_listing(path).items) == 2
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 16, 3_000_000])
+@pytest.mark.parametrize("strategy", [zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED])
+def test_the_worst_that_zlib_packs_is_read(tmp_path, size, strategy):
+    data = os.urandom(size).translate(bytes([255 - n % 100 for n in range(256)]))
+    packer = zlib.compressobj(1, zlib.DEFLATED, -15, 1, strategy)
+    stored = packer.compress(data) + packer.flush()
+    entry = ZipEntry(b"cats/2.jpg", stored, size=size, crc=zlib.crc32(data), method=8)
+    path = tmp_path / "pets.zip"
+    path.write_bytes(raw_zip(entry))
+    assert read_listing(path).items[1].origin.read(max_bytes=MOST) == data
+
+
+@pytest.mark.parametrize("name", ["pets.zip", "pets.csv"])
+def test_what_is_no_file_is_refused_unopened(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(path)  # to open it would wait for ever
+    for source in (path, "/dev/zero"):
+        with pytest.raises(TlperfError) as caught:
+            read_listing(source)
+        assert caught.value.code == ExitCode.DATA
+        assert caught.value.reason == "special_file"
+        assert ", not a regular file; store it as a file" in caught.value.text()
+    with pytest.raises(TlperfError, match="special_file"):
+        ArchiveSource(path).read_listing()
 
 
 def test_every_cut_of_a_tar_and_a_zip_is_refused(tmp_path):

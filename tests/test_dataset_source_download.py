@@ -1,6 +1,7 @@
 """Downloads: a real server on this machine that cuts, refuses and lies."""
 
 import contextlib
+import gc
 import hashlib
 import http.server
 import threading
@@ -16,6 +17,7 @@ from tlperf.core.settings import DataConfig
 from tlperf.dataset.sources import open_source
 from tlperf.dataset.sources.download import (
     BACKOFF_SECS,
+    ascii_url,
     cache_folder,
     fetch,
     file_name,
@@ -30,7 +32,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         wanted = self.headers.get("Range", "")
         self.server.ranges_asked.append(wanted)
+        self.server.paths_asked.append(self.path)
         step = self.server.plan.pop(0) if self.server.plan else ""
+        if isinstance(step, str) and "://" in step:
+            self.send_response(302)
+            self.send_header("Location", step)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         if isinstance(step, int) and step >= 400:
             self.send_error(step)
             return
@@ -63,7 +72,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def serve(content, *, plan=(), has_ranges=True):
     server: Any = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.content, server.plan, server.has_ranges = content, list(plan), has_ranges
-    server.ranges_asked = []
+    server.ranges_asked, server.paths_asked = [], []
     server.url = f"http://127.0.0.1:{server.server_port}/files/my%20pets.zip"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -162,6 +171,40 @@ def test_a_missing_file_is_not_asked_for_twice(cache):
     assert len(server.ranges_asked) == 1
 
 
+def test_a_url_is_asked_for_as_browsers_do(cache):
+    with serve(CONTENT) as server:
+        url = server.url.replace("my%20pets", "données 猫%20\udcff") + "?a=é&b#c"
+        path = fetch(url, DIGEST)
+        expected = "/files/donn%C3%A9es%20%E7%8C%AB%20%FF.zip?a=%C3%A9&b"
+        assert server.paths_asked == [expected]
+    assert path.name == "données_猫_.zip"
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("http://münchen.de:80/a.zip", "http://xn--mnchen-3ya.de:80/a.zip"),
+        ("https://é/a.zip", "https://xn--9ca/a.zip"),
+        ("http://[::1]:80/a\\b\n.zip", "http://[::1]:80/a%5Cb.zip"),
+        ("http://h:/%zz/a;b=c,d.zip", "http://h:/%zz/a;b=c,d.zip"),
+    ],
+)
+def test_ascii_urls(url, expected):
+    assert ascii_url(url) == expected
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # urllib's
+def test_a_server_that_sends_nowhere(cache):
+    with serve(CONTENT, plan=["http://[/a.zip"]) as server:
+        with pytest.raises(TlperfError, match=r"sent to no URL \(") as caught:
+            fetch(server.url, DIGEST)
+        assert len(server.paths_asked) == 1
+    assert caught.value.code == ExitCode.UNAVAILABLE
+    del caught
+    gc.collect()
+
+
 def test_no_server(cache):
     with serve(CONTENT) as server:
         pass
@@ -222,6 +265,14 @@ SETTINGS_ERRORS = [
         "pets.zip'; give a http or https URL",
     ),
     ("https://host/", "0" * 64, "names no file; give the URL of an archive"),
+    ("https://[/a.zip", "0" * 64, "source 'https://[/a.zip' is no URL (Invalid IPv6"),
+    ("https:///a.zip", "0" * 64, "is no URL (host ''); correct it"),
+    ("https://a b/a.zip", "0" * 64, "is no URL (host 'a b'); correct it"),
+    ("https://me:secret@h/a.zip", "0" * 64, "is no URL (host 'me:secret@h'); correct"),
+    ("https://h:0/a.zip", "0" * 64, "is no URL (host 'h:0'); correct it"),
+    ("https://h:65536/a.zip", "0" * 64, "is no URL (Port out of range 0-65535); corr"),
+    ("https://a..é/a.zip", "0" * 64, "is no URL (encoding with 'idna' codec fail"),
+    ("https://h/\ud800.zip", "0" * 64, "is no URL ('utf-8' codec can't encode"),
     ("photos", "0" * 64, "which is no file of an archive; give it with a URL or an"),
 ]
 
@@ -241,6 +292,7 @@ def test_file_names():
         "https://h/%2e%2e%2fevil.zip": "evil.zip",
         "https://h/.lock": "lock",
         f"https://h/{'n' * 300}.zip": f"{'n' * 146}.zip",
+        f"https://h/{'猫' * 99}.zip": f"{'猫' * 48}.zip",
     }
     assert {url: file_name(url) for url in names} == names
 

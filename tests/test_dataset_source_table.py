@@ -101,6 +101,13 @@ ERRORS = [
     ("path,label,path\n", "bad_columns", "line 1: a column twice; let the first line"),
     ("path,label\n", "no_classes", "no row of an image; give rows of at least two"),
     ("path,label\na,cat\n", "one_class", "only label 'cat'; give rows of at least two"),
+    (
+        'path,label\na,"a\nb"\nb,a\\nb\nc,cat\n',
+        "same_name",
+        "two classes are shown as 'a\\\\nb'; rename one",
+    ),
+    ("path,label\na,Straße\nb,strasse\n", "case_collision", "differ in case only"),
+    (GOOD + "a\0b,cat,test\n", "bad_row", "line 5: NUL in path 'a\\x00b'; mend the"),
     ("path,label\na,cat\nb,Cat\n", "case_collision", "'Cat' and 'cat' differ in case"),
     (GOOD + "./a,dog,test\n", "same_name", "line 5: 'a', as in line 2; leave one of"),
     (GOOD + "d,cat\n", "bad_row", "line 5: 2 values for 3 columns; mend the row"),

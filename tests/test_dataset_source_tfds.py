@@ -277,6 +277,18 @@ def test_examples_without_a_label(builders):
     assert "(record " in caught.value.text()
 
 
+def test_two_classes_of_one_printable_name(builders):
+    tfds = builders.tfds
+    features = {
+        "image": tfds.features.Image(),
+        "image/filename": tfds.features.Text(),
+        "label": tfds.features.ClassLabel(names=["a\x1b", "a\\x1b"]),
+    }
+    builders.prepare("TlperfTwins", splits={"train": 4}, features=features)
+    with pytest.raises(TlperfError, match=r"same_name: .* two classes are shown as"):
+        read_listing("tlperf_twins")
+
+
 def test_another_file_format(builders):
     builders.prepare("TlperfArrays", splits={"train": 4}, file_format="array_record")
     with pytest.raises(TlperfError) as caught:

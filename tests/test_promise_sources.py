@@ -8,6 +8,8 @@ outside, nothing grows.
 import gzip
 import os
 import pathlib
+import signal
+import struct
 import subprocess
 import sys
 import zlib
@@ -27,6 +29,7 @@ from tests.archives import (
     tar_entry,
     tar_header,
 )
+from tests.images import make_folder
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.sources import open_source
@@ -244,21 +247,30 @@ print(time.monotonic() - start, peak_mib() - idle)
 """
 
 
-@pytest.mark.I7
-@pytest.mark.parametrize("kind", MANY)
-def test_a_million_empty_members(tmp_path, figures, record_property, kind):
-    count = figures.pick(101_000, 1_000_000)
-    path = tmp_path / "pets.bin"
-    path.write_bytes(MANY[kind](count))
+def environment(**more):
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **more}
+
+
+def list_in_child(path):
+    """The error line of listing a source, the seconds and MiB that it takes."""
     line, figure = subprocess.run(
         [sys.executable, "-c", CHILD, str(path)],
         check=True,
         capture_output=True,
         text=True,
         timeout=300,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment(),
     ).stdout.splitlines()
-    seconds, mib = map(float, figure.split())
+    return line, *map(float, figure.split())
+
+
+@pytest.mark.I7
+@pytest.mark.parametrize("kind", MANY)
+def test_a_million_empty_members(tmp_path, figures, record_property, kind):
+    count = figures.pick(101_000, 1_000_000)
+    path = tmp_path / "pets.bin"
+    path.write_bytes(MANY[kind](count))
+    line, seconds, mib = list_in_child(path)
     assert line.startswith(f"bomb:members: {path}: more than 100,000 empty files")
     # A loaded machine takes a few times the 10 s of an idle one.
     assert seconds < 60
@@ -266,6 +278,83 @@ def test_a_million_empty_members(tmp_path, figures, record_property, kind):
     record_property(
         "figures", f"{count:,} empty members: {seconds:.1f} s, {mib:.0f} MiB"
     )
+
+
+@pytest.mark.I7
+def test_folders_that_names_imply_are_bounded(tmp_path):
+    names = [b"c%d/" % n + b"a/" * 2040 + b"x" for n in range(200)]
+    members = [gnu_long(name) + tar_entry(b"n") for name in names]
+    path = tmp_path / "pets.tgz"
+    path.write_bytes(gzip.compress(raw_tar(*members)))
+    assert path.stat().st_size < 10_000
+    line, _, mib = list_in_child(path)  # 4 MiB of folder names a member
+    assert line.startswith(f"bomb:members: {path}: folders whose names take more than")
+    assert mib < 512
+
+
+@pytest.mark.I7
+def test_a_sparse_zip_is_not_read_into_memory(tmp_path):
+    path = tmp_path / "pets.zip"
+    entry, stored = ZipEntry(b"cats/1.jpg", size=10), 600 * MIB
+    row = entry.header(0)
+    row = row[:20] + struct.pack("<L", stored) + row[24:]
+    with open(path, "wb") as stream:
+        stream.write(entry.header(None))
+        stream.seek(stored, os.SEEK_CUR)
+        place = stream.tell()
+        end = struct.pack("<HHHHLLH", 0, 0, 1, 1, len(row), place, 0)
+        stream.write(row + b"PK\5\6" + end)
+    with pytest.raises(TlperfError, match=r"'cats/1.jpg': 10 bytes stored as 629,145"):
+        open_source(DataConfig(source=str(path))).read_listing()
+
+
+WAITING = """
+import sys
+from tlperf.core.settings import DataConfig
+from tlperf.dataset.sources import open_source
+
+item = open_source(DataConfig(source=sys.argv[1])).read_listing().items[-1]
+print(len(item.origin.read(max_bytes=1 << 27)), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.I7
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_terminated_process_leaves_no_index(tmp_path, number):
+    path, scratch = tmp_path / "pets.tgz", tmp_path / "scratch"
+    path.write_bytes(gzip.compress(raw_tar(tar_entry(b"rats/1.jpg", bytes(99)))))
+    scratch.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITING, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(TMPDIR=str(scratch)),
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"99\n"
+        child.send_signal(number)
+    assert child.returncode == -number
+    assert tree(scratch) == []
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_folders_deeper_than_python_recurses(tmp_path, follow):
+    root = make_folder(tmp_path / "pets", {"cats": 1, "dogs": 1})
+    deep = [root / "cats"]
+    try:
+        for _ in range(1_200):
+            deep.append(deep[-1] / "d")
+            deep[-1].mkdir()
+        (deep[-1] / "1.jpg").write_bytes(b"x")
+        config = DataConfig(source=str(root), follow_links=follow)
+        items = open_source(config).read_listing().items
+        assert [len(item.path) for item in items] == [12, 2410, 12]
+        assert items[1].origin.read(max_bytes=1) == b"x"
+    finally:  # pytest's own clean-up recurses
+        (deep[-1] / "1.jpg").unlink()
+        for folder in reversed(deep[1:]):
+            folder.rmdir()
 
 
 @pytest.mark.I7

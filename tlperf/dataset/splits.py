@@ -125,7 +125,10 @@ def _assign_groups(
     splits: dict[str, str] = {}
     for key in ordered:
         counts = collections.Counter(class_of[text] for text in members_of[key])
-        needs = [_need(part, counts, lacking, targets) for part in range(len(SPLITS))]
+        needs = [
+            _need(part, counts=counts, lacking=lacking, targets=targets)
+            for part in range(len(SPLITS))
+        ]
         part = needs.index(max(needs))
         for name, count in counts.items():
             lacking[name][part] -= count
@@ -135,6 +138,7 @@ def _assign_groups(
 
 def _need(
     part: int,
+    *,
     counts: Mapping[str, int],
     lacking: Mapping[str, Sequence[int]],
     targets: Mapping[str, Sequence[int]],

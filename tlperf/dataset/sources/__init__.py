@@ -56,7 +56,9 @@ def _open(config: DataConfig) -> Source:
 
         return DownloadSource(text, sha256)
     path = pathlib.Path(text)
-    is_archive = path.is_file() and path.suffix.lower() != ".csv"
+    # A FIFO or device too: the source says what it is, and does not open it.
+    is_file = path.exists() and not path.is_dir()
+    is_archive = is_file and path.suffix.lower() != ".csv"
     if sha256 and not is_archive:
         raise SettingsError(
             f"source_sha256 is given with {text!r}, which is no file of an archive",

@@ -14,6 +14,7 @@ import re
 
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import io_errors, sha256_file
+from tlperf.dataset.sources.folder import check_special
 from tlperf.dataset.sources.listing import Listing, Origin
 from tlperf.dataset.sources.tar_members import (
     BLOCK,
@@ -55,6 +56,7 @@ class ArchiveSource:
     def read_listing(self) -> Listing:
         """All files of the class folders."""
         path = os.fspath(self.path)
+        check_special(self.path)
         with io_errors(self.path):
             if self.sha256:
                 remedy = "get the file again, or correct --source_sha256"

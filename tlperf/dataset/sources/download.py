@@ -41,6 +41,9 @@ TIMEOUT_SECS = 30.0
 # Too many requests, and what servers say that will soon do again.
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 _CHUNK_BYTES = 1 << 20
+_HOST = r"([\w.-]+|\[[\w.:%]+\])(:\d*)?"
+# What a path may hold beside letters and digits; browsers encode the rest of ASCII.
+_SAFE = "%!$&'()*+,/:;=?@[]|"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +64,12 @@ class DownloadSource:
             raise SettingsError(
                 f"source is {self.url!r}", "give a http or https URL, or a path"
             )
+        try:
+            ascii_url(self.url)
+        except ValueError as error:
+            raise SettingsError(
+                f"source {self.url!r} is no URL ({error})", "correct it"
+            ) from None
         if not file_name(self.url):
             raise SettingsError(
                 f"source {self.url!r} names no file", "give the URL of an archive"
@@ -89,7 +98,32 @@ def file_name(url: str) -> str:
     ('my_pets.tar.gz', '')
     """
     path = urllib.parse.unquote(urllib.parse.urlsplit(url).path)
-    return re.sub(r"[^\w.+-]+", "_", path.rpartition("/")[2]).lstrip(".")[-150:]
+    name = re.sub(r"[^\w.+-]+", "_", path.rpartition("/")[2]).lstrip(".")
+    return name.encode()[-150:].decode(errors="ignore")  # bytes are what is limited
+
+
+def ascii_url(url: str) -> str:
+    """A URL as it is asked for, like browsers do: UTF-8 by percent, the host as IDNA.
+
+    Raises:
+        ValueError: it is none.
+
+    >>> ascii_url("http://h/a b/données.zip?a=%20#b")
+    'http://h/a%20b/donn%C3%A9es.zip?a=%20'
+    """
+    parts = urllib.parse.urlsplit(url)
+    # No name and password either: urllib takes them for the host. `port` raises, too.
+    if not re.fullmatch(_HOST, parts.netloc) or parts.port == 0:
+        raise ValueError(f"host {parts.netloc!r}")
+    host = parts.netloc
+    if parts.hostname and not host.isascii():
+        port = f":{parts.port}" if parts.port else ""
+        host = parts.hostname.encode("idna").decode() + port
+    path, query = (
+        urllib.parse.quote(part, safe=_SAFE, errors="surrogateescape")
+        for part in (parts.path, parts.query)
+    )
+    return urllib.parse.urlunsplit((parts.scheme, host, path, query, ""))
 
 
 def cache_folder() -> pathlib.Path:
@@ -193,7 +227,7 @@ def _download_rest(url: str, partial: pathlib.Path) -> None:
     if have:
         headers["Range"] = f"bytes={have}-"
     with _transfer_errors():
-        request = urllib.request.Request(url, headers=headers)
+        request = urllib.request.Request(ascii_url(url), headers=headers)
         try:
             response = urllib.request.urlopen(request, timeout=TIMEOUT_SECS)
         except urllib.error.HTTPError as error:
@@ -223,6 +257,8 @@ def _transfer_errors() -> Iterator[None]:
         raise TransferError(f"not reachable ({error.reason})") from error
     except (http.client.HTTPException, OSError) as error:
         raise TransferError(f"the connection broke ({error})") from error
+    except ValueError as error:
+        raise TransferError(f"sent to no URL ({error})", is_transient=False) from error
 
 
 def _receive(

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import pathlib
 import stat
+from collections.abc import Iterator
 
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import io_errors
@@ -18,6 +19,7 @@ from tlperf.dataset.sources.listing import (
     Listing,
     OriginError,
     is_ignored,
+    stamp_of,
 )
 from tlperf.dataset.sources.tree import Tree, list_tree
 
@@ -56,14 +58,11 @@ class FileOrigin:
         return data
 
     def stamp(self) -> str:
-        """Size, times, device and inode. The time of change of status moves with any
-        write, whatever time of modification a copier gives back."""
+        """What tells the file from another."""
         try:
-            status = os.lstat(self.path)
+            return stamp_of(os.lstat(self.path))
         except OSError:
             return ""
-        times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-        return f"{status.st_size} {times} {status.st_dev} {status.st_ino}"
 
 
 def _read_bytes(descriptor: int, size: int) -> bytes:
@@ -82,6 +81,22 @@ def _check_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "device or socket")
         raise OriginError("special_file", f"{kind}, not a regular file")
+
+
+def check_special(path: pathlib.Path) -> None:
+    """Refuses a source that is a FIFO or device before it is opened (exit code 65)."""
+    with io_errors(path):
+        status = os.stat(path)
+    try:
+        _check_regular(status)
+    except OriginError as error:
+        raise TlperfError(
+            ExitCode.DATA,
+            error.reason,
+            path=path,
+            found=error.detail,
+            remedy="store it as a file, which can be read more than once",
+        ) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +128,7 @@ class FolderSource:
                 "archive of one, a .csv or tfds:NAME",
             )
         walk = _Walk(os.fsencode(self.root), follow_links=self.follow_links)
-        walk.read(b"", above=frozenset())
+        walk.read_all()
         return list_tree(walk.tree, path=os.fspath(self.root))
 
 
@@ -126,29 +141,36 @@ class _Walk:
         self._real_root = os.path.realpath(root)
         self._follow_links = follow_links
 
-    def read(self, folder: bytes, *, above: frozenset[bytes] | None) -> None:
-        """Adds all that is below `folder`.
+    def read_all(self) -> None:
+        """Adds all that is below the root, which may be deeper than Python recurses."""
+        pending = [(b"", False)]
+        while pending:
+            folder, in_link = pending.pop()
+            pending.extend(self._read(folder, in_link=in_link))
+
+    def _read(self, folder: bytes, *, in_link: bool) -> Iterator[tuple[bytes, bool]]:
+        """Adds what is in `folder`; gives the folders in it, and whether by a link.
 
         Args:
             folder: relative to the root, "" for the root.
-            above: real paths of the folders around it; None in a linked folder, where
-                links to folders are followed no further: their number could explode.
+            in_link: whether a link leads to it: there, links to folders are followed no
+                further, as their number could explode.
         """
-        here = os.path.join(self._root, folder)
-        if self._follow_links and above is not None:
-            above |= {os.path.realpath(here)}
-        for entry in _entries(here):
+        real_folder = os.path.join(self._real_root, folder, b"")  # outside of links
+        for entry in _entries(os.path.join(self._root, folder)):
             path = os.path.join(folder, entry.name)
-            target = self._target(entry) if entry.is_symlink() else None
-            is_linked = target is not None and os.path.isdir(target)
+            target = self._target(entry)
+            is_linked = os.path.isdir(target)
             is_folder = entry.is_dir(follow_symlinks=False) or (
-                is_linked and above is not None and target not in above
+                is_linked
+                and not in_link
+                and not real_folder.startswith(os.path.join(target, b""))  # a circle
             )
             if is_ignored(entry.name, is_folder=is_folder):
                 self.tree.ignored += 1
             elif is_folder:
                 self.tree.folders.add(path)
-                self.read(path, above=None if is_linked else above)
+                yield path, in_link or is_linked
             elif target and not is_linked:
                 self.tree.files[path] = FileOrigin(target)
             else:
@@ -157,9 +179,11 @@ class _Walk:
                 if entry.is_symlink() and os.path.isdir(entry.path):
                     self.tree.links.add(path)
 
-    def _target(self, entry: os.DirEntry[bytes]) -> bytes | None:
-        """Where a link leads, None where it is not to be followed there."""
-        return inside(self._real_root, entry.path) if self._follow_links else None
+    def _target(self, entry: os.DirEntry[bytes]) -> bytes:
+        """Where a link leads, b"" where it is none or not to be followed there."""
+        if not (self._follow_links and entry.is_symlink()):
+            return b""
+        return inside(self._real_root, entry.path) or b""
 
 
 def inside(real_root: bytes, path: bytes) -> bytes | None:

@@ -6,19 +6,19 @@
 No unpacked copy is made: the index holds 32 KiB for each MiB, and a read at random
 inflates half a MiB on average before it reaches its member (3 ms on a 2020s core; a
 .tar or .zip needs none of that). Members that follow each other closely are inflated
-together. Worker processes load the index from a file that the listing process removes
-when it ends.
+together. Worker processes load the index from a file without a name, which the listing
+process holds open: it is gone with that process, however that ends.
 """
 
-import atexit
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
-import shutil
 import tempfile
 import threading
 import zlib
+from collections.abc import Iterator
 
 import indexed_gzip  # type: ignore[import-untyped]
 
@@ -111,26 +111,20 @@ def spacing_bytes(archive_bytes: int, inflated_bytes: int) -> int:
     return max(MIN_SPACING_BYTES, inflated_bytes * WINDOW_BYTES // most)
 
 
-def new_index_path() -> str:
-    """A path for an index that lives as long as this process."""
-    folder = _index_folder()
-    with io_errors(pathlib.Path(folder)):
-        descriptor, path = tempfile.mkstemp(suffix=".gzidx", dir=folder)
-    os.close(descriptor)
-    return path
-
-
-@functools.cache
-def _index_folder() -> str:
-    with io_errors(pathlib.Path(tempfile.gettempdir())):
-        folder = tempfile.mkdtemp(prefix="tlperf-index-")
-    atexit.register(_remove, folder, os.getpid())
-    return folder
-
-
-def _remove(folder: str, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child leaves it to its parent
-        shutil.rmtree(folder, ignore_errors=True)
+@contextlib.contextmanager
+def new_index() -> Iterator[str]:
+    """A path for an index that lasts as long as this process, or until an error."""
+    with (
+        io_errors(pathlib.Path(tempfile.gettempdir())),
+        tempfile.TemporaryFile() as file,
+    ):
+        descriptor = os.dup(file.fileno())
+    try:
+        # A path that worker processes can open too (proc(5), /proc/PID/fd).
+        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def build_index(archive: ArchiveFile, index: str, *, inflated_bytes: int) -> None:

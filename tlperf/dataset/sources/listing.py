@@ -6,6 +6,7 @@ the system shows in anything that is written.
 """
 
 import dataclasses
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -84,7 +85,8 @@ class Listing:
     """What a source holds.
 
     Attributes:
-        classes: class names by code point; a label is a position in here.
+        classes: class names by code point; a label is a position in here. One for
+            each class of the source: two that are equal are refused.
         items: by id.
         ignored: files that are no images of a class by their name or place.
     """
@@ -112,6 +114,13 @@ def text_of_path(path: bytes) -> str:
     ('cats/1.jpg', '\\xff.jpg')
     """
     return path.decode("utf-8", "backslashreplace")
+
+
+def stamp_of(status: os.stat_result) -> str:
+    """Size, times, device and inode of a file. The time of change of status moves with
+    any write, whatever time of modification a copier gives back."""
+    times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{status.st_size} {times} {status.st_dev} {status.st_ino}"
 
 
 def reading_place(origin: Origin) -> int:
@@ -143,7 +152,7 @@ def check_listing(listing: Listing, *, path: str) -> Listing:
 
     Raises:
         TlperfError: exit code 65: no class, one class, a class without files, classes
-            that differ in case only, or two files whose ids are equal.
+            that differ in case only, or two classes or two files of one name.
     """
 
     def error(reason: str, found: str, remedy: str) -> TlperfError:
@@ -157,7 +166,9 @@ def check_listing(listing: Listing, *, path: str) -> Listing:
             f"only one class folder, {listing.classes[0]!r}",
             "give at least two classes",
         )
-    for name, like in find_like_classes(listing.classes):
+    for name, like in find_like_names(listing.classes):
+        if name == like:  # the source has them apart, escaped they are one
+            raise error("same_name", f"two classes are shown as {name!r}", "rename one")
         raise error(
             "case_collision",
             f"classes {name!r} and {like!r} differ in case only",
@@ -177,19 +188,24 @@ def check_listing(listing: Listing, *, path: str) -> Listing:
     return listing
 
 
-def find_like_classes(classes: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of classes that some file system, or some reader, takes for one.
+def find_like_names(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of names that some file system, or some reader, takes for one.
 
-    >>> find_like_classes(["Cats", "cats", "dogs"])
+    Args:
+        names: one for each thing that has a name, so that two may be equal.
+
+    >>> find_like_names(["cats", "dogs", "Cats"])
     [('Cats', 'cats')]
     """
     first: dict[str, str] = {}
     found = []
-    for name in classes:
+    for name in sorted(names):
         # An accent may be a character of its own, and looks the same.
-        kept = first.setdefault(unicodedata.normalize("NFC", name).lower(), name)
-        if kept != name:
-            found.append((kept, name))
+        key = unicodedata.normalize("NFC", name).casefold()
+        if key in first:
+            found.append((first[key], name))
+        else:
+            first[key] = name
     return found
 
 

@@ -12,10 +12,16 @@ import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.dataset.sources.listing import Origin, OriginError, text_of_path
+from tlperf.dataset.sources.listing import (
+    Origin,
+    OriginError,
+    find_like_names,
+    stamp_of,
+    text_of_path,
+)
 
 FOLDER = "folder"
 
@@ -31,6 +37,8 @@ MAX_RATIO = 100
 SMALL_BYTES = 64 << 20
 # An empty file is never an image: a few are accidents, so many an attack on memory.
 MAX_EMPTY = 100_000
+# Of the names of all folders: one name of 4 KiB may imply 2,000 folders of 2 KiB each.
+MAX_FOLDER_BYTES = 256 << 20
 # Unsafe members that one error line names.
 NAMED = 3
 
@@ -88,12 +96,12 @@ class Placed:
     offset: int
 
     def stamp(self) -> str:
-        """The file's size, time of change and inode, and the place in it."""
+        """What tells the file from another, as of one on its own, and the place in it."""
         try:
             status = os.stat(self.archive.path)
         except OSError:
             return ""
-        return " ".join(map(str, (*_identity(status), self.offset)))
+        return f"{stamp_of(status)} {self.offset}"
 
 
 def _identity(status: os.stat_result) -> tuple[int, int, int]:
@@ -183,6 +191,8 @@ class Ledger:
 
     def count_bytes(self, size: int) -> None:
         """So many bytes more, before they are inflated; refuses too many."""
+        if size < 0:  # it would make up for others
+            raise damaged(self._path, f"a member of {size:,} bytes")
         self._bytes += size
         if self._bytes > self._most_bytes:
             found = (
@@ -235,14 +245,30 @@ class Ledger:
         Raises:
             TlperfError: exit code 65, where any member was unsafe.
         """
-        folders = self._folders | set(_parents_of_all([*self._files, *self._folders]))
-        folders.discard(b"")
+        folders = self._all_folders()
         for name in sorted(folders.intersection(self._files)):
             self._note(name, "both a file and a folder")
-        for one, other in find_case_collisions([*self._files, *folders]):
-            self._note(other, f"like {text_of_path(one)!r} but for case")
+        for one, other in find_like_names(
+            map(text_of_path, folders | set(self._files))
+        ):
+            self._note(other.encode(), f"like {one!r} but for case")
         self._refuse_unsafe()
         return self._files, folders
+
+    def _all_folders(self) -> set[bytes]:
+        """The folders named, and each above any file or folder."""
+        folders: set[bytes] = set()
+        size = 0
+        for name in (*self._files, *self._folders):
+            folder = name if name in self._folders else name.rpartition(b"/")[0]
+            while folder and folder not in folders:
+                folders.add(folder)
+                size += len(folder)
+                folder = folder.rpartition(b"/")[0]
+            if size > MAX_FOLDER_BYTES:
+                found = f"folders whose names take more than {MAX_FOLDER_BYTES:,} bytes"
+                raise refused(self._path, "bomb:members", found)
+        return folders
 
 
 def find_unsafe_name(name: bytes) -> str:
@@ -278,25 +304,3 @@ def normal_name(name: bytes) -> bytes:
     if name[:1] == b"." or name[-1:] in b"/." or b"//" in name or b"/./" in name:
         return b"/".join(part for part in name.split(b"/") if part not in (b"", b"."))
     return name
-
-
-def _parents_of_all(names: Iterable[bytes]) -> Iterator[bytes]:
-    """Each folder above any of `names` once; neighbours mostly share theirs."""
-    seen: set[bytes] = set()
-    for name in names:
-        parent = name.rpartition(b"/")[0]
-        while parent and parent not in seen:
-            seen.add(parent)
-            yield parent
-            parent = parent.rpartition(b"/")[0]
-
-
-def find_case_collisions(names: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
-    """Pairs of names that are equal where case is ignored, in code-point order."""
-    first: dict[str, bytes] = {}
-    found = []
-    for name in sorted(names):
-        kept = first.setdefault(text_of_path(name).lower(), name)
-        if kept != name:
-            found.append((kept, name))
-    return found

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
 from tlperf.core.files import io_errors
-from tlperf.dataset.sources.folder import FileOrigin, inside
+from tlperf.dataset.sources.folder import FileOrigin, check_special, inside
 from tlperf.dataset.sources.listing import Item, Listing, check_listing
 from tlperf.dataset.sources.tree import SPLIT_WORDS, split_of_word
 
@@ -44,7 +44,9 @@ class TableSource:
         """All rows; whether their files exist is found when they are read."""
         items: dict[str, Item] = {}
         lines: dict[str, int] = {}
+        labels: set[str] = set()
         for line, row in self._read_rows():
+            labels.add(row["label"].strip())
             item = self._item(line, row)
             if item.id in items:
                 raise self._error(
@@ -60,11 +62,11 @@ class TableSource:
             raise self._error(
                 lines[unsplit[0]], found, "fill the column in each row or in none"
             )
-        return self._listing(list(items.values()))
+        return self._listing(list(items.values()), labels=labels)
 
-    def _listing(self, items: list[Item]) -> Listing:
+    def _listing(self, items: list[Item], *, labels: set[str]) -> Listing:
         items.sort(key=lambda item: item.id)
-        classes = tuple(sorted({item.class_name for item in items}))
+        classes = tuple(sorted(map(escape_text, labels)))
         if len(classes) < 2:
             found = f"only label {classes[0]!r}" if classes else "no row of an image"
             raise TlperfError(
@@ -87,6 +89,7 @@ class TableSource:
                 found="no such file",
                 remedy="give a .csv of path,label[,split][,group]",
             )
+        check_special(self.path)
         # A byte-order mark, as spreadsheets write it, is no part of the first name.
         with (
             io_errors(self.path),
@@ -130,6 +133,8 @@ class TableSource:
         if not path or not label:
             found = f"no {'label' if path else 'path'}"
             raise self._error(line, found, "mend the row")
+        if "\0" in path:
+            raise self._error(line, f"NUL in path {path!r}", "mend the row")
         word = row.get("split", "").strip()
         split = split_of_word(word)
         if word and split is None:

@@ -9,14 +9,16 @@ chain of them by recursion. What is read here: ustar, its forerunner, GNU long n
 pax; sparse and split files are refused.
 """
 
+import contextlib
 import dataclasses
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Mapping
 from typing import BinaryIO
 
-from tlperf.dataset.sources.gzip_index import GzipOrigin, build_index, new_index_path
+from tlperf.dataset.sources.gzip_index import GzipOrigin, build_index, new_index
 from tlperf.dataset.sources.listing import Origin
 from tlperf.dataset.sources.members import (
     FOLDER,
@@ -118,10 +120,12 @@ def parse_number(field: bytes) -> int:
     """
     if field[0] == 0x80:
         return int.from_bytes(field[1:], "big")
-    try:
-        return int(_text(field).strip() or b"0", 8)
-    except ValueError:
-        raise HeaderError(f"{field!r} is no number") from None
+    # int() alone takes signs and underscores. A first byte of 0xff, a negative number
+    # of base 256, is no digit either.
+    digits = _text(field).strip(b" ")
+    if not re.fullmatch(rb"[0-7]*", digits):
+        raise HeaderError(f"{field!r} is no number")
+    return int(digits or b"0", 8)
 
 
 def parse_pax(data: bytes) -> dict[bytes, bytes]:
@@ -144,19 +148,19 @@ def parse_pax(data: bytes) -> dict[bytes, bytes]:
 
 
 def parse_size(text: bytes) -> int:
-    """The size in a pax record, 0 for none; HeaderError where it is no number."""
-    if text and not text.isdigit():
+    """The size in a pax record; HeaderError where it is none."""
+    if not re.fullmatch(rb"[0-9]{1,20}", text):
         raise HeaderError(f"{text[:20]!r} is no size")
-    return int(text[:20] or b"0")
+    return int(text)
 
 
 def find_kind(
-    name: bytes, size: int, flag: bytes, extended: Mapping[bytes, bytes]
+    name: bytes, *, size: int, flag: bytes, extended: Mapping[bytes, bytes]
 ) -> str:
     """The kind of member (see `Member.kind`) by name, size, type flag and pax records.
 
-    >>> [find_kind(n, 0, f, {}) for n, f in ((b"a", b"0"), (b"a/", b"0"), (b"a", b"6"))]
-    ['', 'folder', 'FIFO']
+    >>> find_kind(b"a/", size=0, flag=b"0", extended={})
+    'folder'
     """
     if any(key.startswith(b"GNU.sparse.") for key in extended):
         return "sparse file"
@@ -171,16 +175,17 @@ def find_kind(
 def list_tar(path: str, *, compressed: bool) -> tuple[dict[bytes, Origin], set[bytes]]:
     """Files by name, and folders; TlperfError 65 for an unsafe or damaged archive."""
     archive = ArchiveFile.at(path)
-    walk = _GzipWalk(archive) if compressed else _Walk(archive)
-    try:
-        with walk.open() as stream:
-            walk.read_all(stream)
-    except HeaderError as error:
-        raise damaged(path, f"{error}, at byte {walk.header_at:,}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise damaged(path, f"no whole gzip data ({error})") from None
-    listed = walk.ledger.finish()
-    walk.finish()
+    with new_index() if compressed else contextlib.nullcontext("") as index:
+        walk = _GzipWalk(archive, index) if compressed else _Walk(archive)
+        try:
+            with walk.open() as stream:
+                walk.read_all(stream)
+        except HeaderError as error:
+            raise damaged(path, f"{error}, at byte {walk.header_at:,}") from None
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise damaged(path, f"no whole gzip data ({error})") from None
+        listed = walk.ledger.finish()
+        walk.finish()
     return listed
 
 
@@ -220,8 +225,9 @@ class _Walk:
                 extended |= self._read_extended(stream, header)
                 continue
             name = extended.get(b"path", header.name)
-            size = parse_size(extended.get(b"size", b"")) or header.size
-            kind = find_kind(name, size, header.kind, extended)
+            stated = extended.get(b"size")  # b"" takes an earlier one back
+            size = parse_size(stated) if stated else header.size
+            kind = find_kind(name, size=size, flag=header.kind, extended=extended)
             extended = {}
             if kind == "":
                 self._add_file(stream, name, size)
@@ -295,9 +301,9 @@ class _GzipWalk(_Walk):
     byte and over a cut end; so the standard library's gzip reads first.
     """
 
-    def __init__(self, archive: ArchiveFile):
+    def __init__(self, archive: ArchiveFile, index: str):
         super().__init__(archive)
-        self._index = new_index_path()
+        self._index = index
 
     def open(self) -> BinaryIO:
         """The bytes of the .tar."""
@@ -317,7 +323,7 @@ class _GzipWalk(_Walk):
 
     def make_origin(self, offset: int, size: int, crc: int) -> Origin:
         """How to read a file of the .tar.gz."""
-        return GzipOrigin(self.archive, offset, self._index, size, crc)
+        return GzipOrigin(self.archive, offset, index=self._index, size=size, crc=crc)
 
     def finish(self) -> None:
         """Builds the index that random access needs."""

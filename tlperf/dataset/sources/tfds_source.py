@@ -148,14 +148,15 @@ class TfdsSource:
                 )
         items.sort(key=lambda item: item.id)
         present = {item.class_name for item in items}
-        if len(present) < 2:
+        kept = sorted(name for name in classes if name in present)
+        if len(kept) < 2:
             raise _error(
                 "one_class",
                 path=path,
-                found=f"images of {len(present)} of {len(classes)} classes",
+                found=f"images of {len(kept)} of {len(classes)} classes",
                 remedy="choose a dataset of at least two classes",
             )
-        listing = Listing(tuple(sorted(set(classes) & present)), tuple(items), 0)
+        listing = Listing(tuple(kept), tuple(items), ignored=0)
         return check_listing(listing, path=path)
 
 

@@ -90,11 +90,11 @@ def list_tree(tree: Tree, *, path: str) -> Listing:
         )
     items.sort(key=lambda item: item.id)
     classes = {
-        class_text(name.rpartition(b"/")[2])
+        name.rpartition(b"/")[2]
         for name in tree.folders
         if name.count(b"/") == levels - 1
     }
-    listing = Listing(tuple(sorted(classes)), tuple(items), ignored)
+    listing = Listing(tuple(sorted(map(class_text, classes))), tuple(items), ignored)
     return check_listing(listing, path=path)
 
 

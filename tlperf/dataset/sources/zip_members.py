@@ -32,9 +32,16 @@ from tlperf.dataset.sources.members import (
 # Signature, then what the table repeats, then lengths of name and extra field.
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _LOCAL_SIGNATURE = b"PK\3\4"
+# Of the end records: members, twice, bytes of the table and its place; of that of zip64
+# the signature and its length before them; of zip64's locator the place of that record.
+_END = struct.Struct("<8xHHLL2x")
+_ZIP64_END = struct.Struct("<4sQ12xQQQQ")
+_ZIP64_LOCATOR = struct.Struct("<8xQ4x")
+_ZIP64_END_BYTES = _ZIP64_END.size + _ZIP64_LOCATOR.size
+# What the end says where zip64 says more.
+_SATURATED = (0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
 # The end record with the longest comment, and what zip64 has before it.
-_ZIP64_END_BYTES = 56 + 20
-_MAX_TAIL_BYTES = 22 + 0xFFFF + _ZIP64_END_BYTES
+_MAX_TAIL_BYTES = _END.size + 0xFFFF + _ZIP64_END_BYTES
 _MIN_ENTRY_BYTES = 46
 _ENCRYPTED = 0x1 | 0x40
 _UTF8 = 0x800
@@ -115,6 +122,7 @@ def list_zip(path: str) -> tuple[dict[bytes, Origin], set[bytes]]:
         raise damaged(path, f"not a readable .zip ({error})") from None
     for info in infos:
         _check_method(path, info)
+        _check_stored(path, info)
         ledger.count_header()
         ledger.count_bytes(info.file_size)
         ledger.add(_member(archive, info))
@@ -129,11 +137,13 @@ def _check_table(archive: ArchiveFile) -> None:
         stream.seek(max(0, archive.size - _MAX_TAIL_BYTES))
         tail = stream.read()
     end = tail.rfind(b"PK\5\6")
-    if end < 0 or end + 22 > len(tail):
+    if end < 0 or end + _END.size > len(tail):
         raise damaged(archive.path, "a .zip without its table (cut off?)")
-    (table_bytes,) = struct.unpack_from("<I", tail, end + 12)
-    if table_bytes == 0xFFFFFFFF and end >= _ZIP64_END_BYTES:
-        (table_bytes,) = struct.unpack_from("<Q", tail, end - _ZIP64_END_BYTES + 40)
+    facts = _END.unpack_from(tail, end)
+    # zipfile follows a locator whatever the end says.
+    if tail[:end][-_ZIP64_LOCATOR.size :].startswith(b"PK\6\7"):
+        facts = _zip64_facts(archive, tail=tail, end=end, facts=facts)
+    table_bytes = facts[2]
     # A row repeats a member's own header and is longer: where the table is more than
     # half of a large archive, the members are empty.
     most = MAX_EMPTY if 2 * table_bytes > archive.size else MAX_MEMBERS
@@ -141,6 +151,35 @@ def _check_table(archive: ArchiveFile) -> None:
         what = "empty files" if most == MAX_EMPTY else "members"
         found = f"more than {most:,} {what}, by a table of {table_bytes:,} bytes"
         raise refused(archive.path, "bomb:members", found)
+
+
+def _zip64_facts(
+    archive: ArchiveFile, *, tail: bytes, end: int, facts: tuple[int, ...]
+) -> tuple[int, ...]:
+    """What the zip64 end says; TlperfError 65 where the other end contradicts it.
+
+    Args:
+        archive: the .zip.
+        tail: its last bytes.
+        end: where in them the other end is.
+        facts: what that says.
+    """
+    at = end - _ZIP64_END_BYTES
+    if at >= 0:
+        signature, follow, *wide = _ZIP64_END.unpack_from(tail, at)
+        (located,) = _ZIP64_LOCATOR.unpack_from(tail, at + _ZIP64_END.size)
+        _, _, table_bytes, table_at = wide
+        place = archive.size - len(tail) + at
+        if (
+            (signature, follow) == (b"PK\6\6", _ZIP64_END.size - 12)
+            and located == place == table_at + table_bytes
+            and all(
+                fact in pair
+                for fact, *pair in zip(facts, wide, _SATURATED, strict=True)
+            )
+        ):
+            return tuple(wide)
+    raise damaged(archive.path, "its two end records contradict each other")
 
 
 def _raw_name(info: zipfile.ZipInfo) -> bytes:
@@ -160,11 +199,11 @@ def _member(archive: ArchiveFile, info: zipfile.ZipInfo) -> Member:
     origin = ZipOrigin(
         archive,
         info.header_offset,
-        name,
-        info.compress_size,
-        info.file_size,
-        info.CRC,
-        info.compress_type,
+        name=name,
+        stored=info.compress_size,
+        size=info.file_size,
+        crc=info.CRC,
+        method=info.compress_type,
     )
     return Member(name, "", info.file_size, info.compress_size, origin)
 
@@ -184,6 +223,21 @@ def _check_method(path: str, info: zipfile.ZipInfo) -> None:
         found=f"{info.filename!r} {found}",
         remedy=f"pack the folders again, {what}",
     )
+
+
+def _check_stored(path: str, info: zipfile.ZipInfo) -> None:
+    """Refuses a member that takes more bytes than its file needs: they are read."""
+    size, stored = info.file_size, info.compress_size
+    if info.compress_type == zipfile.ZIP_STORED:
+        is_right = stored == size
+    else:
+        # As zlib's deflateBound: 9 bits a byte by fixed codes, the worst a packer may
+        # do, and a 64th for the headers of blocks. Most packers store a block that does
+        # not shrink as it is, for 5 bytes more in 16 to 64 KiB.
+        is_right = stored <= size + size // 8 + size // 64 + 64
+    if not is_right:
+        found = f"{info.filename!r}: {size:,} bytes stored as {stored:,}"
+        raise damaged(path, found)
 
 
 def _check_places(archive: ArchiveFile, infos: list[zipfile.ZipInfo]) -> None:
