@@ -18,8 +18,18 @@ import time
 import pytest
 
 from tests.images import image_bytes, make_folder
-from tests.promises import environment, run, shard_command, tree
+from tests.promises import (
+    RENAMES,
+    environment,
+    find_unsafe,
+    read_trace,
+    run,
+    shard_command,
+    traced,
+    tree,
+)
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.dataset.manifest import COMPLETE, MANIFEST, OWNER, QUARANTINE
 from tlperf.dataset.verify import verify_dataset
 
 FORMATS = ("tfrecord", "hdf5")
@@ -35,14 +45,13 @@ def pets(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def references(pets, tmp_path_factory):
-    """The tree of an uninterrupted run, and its seconds, by format."""
+    """The folder of an uninterrupted run, and its tree, by format."""
     made = {}
     for name in FORMATS:
         data_dir = tmp_path_factory.mktemp("reference")
-        start = time.monotonic()
         done = run(shard_command(pets, data_dir, f"--format={name}"))
         assert done.returncode == 0, done.stderr
-        made[name] = tree(data_dir), time.monotonic() - start
+        made[name] = data_dir, tree(data_dir)
     return made
 
 
@@ -55,71 +64,131 @@ def finish(command, data_dir, reference):
 
 
 def noted_shards(data_dir):
-    return list((data_dir / ".work").glob("pets-*.json"))
+    """Shards that an unfinished run says are finished."""
+    return {path.stem for path in (data_dir / ".work").glob("pets-*.json")}
+
+
+SHARDS = "pets-*.tfrecord-*-of-*[0-9]", "pets-*.h5"
+
+
+def begun_shards(data_dir, reference):
+    """Shards of which there is a file, under its name or not yet."""
+    found = os.listdir(data_dir) if data_dir.exists() else []
+    shards = filter(is_shard, reference)
+    return {name for name in shards if any(name in file for file in found)}
+
+
+def resume(command, data_dir, reference, *, workers):
+    """Runs on after a kill: at most one shard a worker is done again."""
+    noted, begun = noted_shards(data_dir), begun_shards(data_dir, reference)
+    kept = finish(command, data_dir, reference)["shards_kept"]
+    assert kept >= max(len(noted), len(begun) - workers)
 
 
 @pytest.mark.D4
-@pytest.mark.parametrize("file_format", FORMATS)
+@pytest.mark.parametrize(
+    ("file_format", "begin"),
+    # HDF5 is written in a child, which comes first to every step: those of the parent
+    # are seen where it has nothing to write.
+    [("tfrecord", "nothing"), ("hdf5", "nothing"), ("hdf5", "all shards")],
+)
 def test_killed_at_every_step(
-    file_format, pets, references, tmp_path, figures, record_property
+    file_format, begin, pets, references, tmp_path, figures, record_property
 ):
     """Killed right after each write, fsync, rename and publication in turn."""
-    flags = ("--workers=1", f"--format={file_format}")
-    counted = run(shard_command(pets, tmp_path / "count", *flags), "*=print")
+    whole, reference = references[file_format]
+
+    def command_into(name):
+        data_dir = tmp_path / name
+        if begin == "all shards":
+            shutil.copytree(whole, data_dir)
+            (data_dir / QUARANTINE).unlink()  # sealed, but damaged
+        return shard_command(pets, data_dir, "--workers=1", f"--format={file_format}")
+
+    counted = run(command_into("count"), "*=print")
     steps = counted.stderr.count("hit ")
-    assert steps > 40
-    chosen = range(1, steps + 1, figures.pick(steps // 2, 1))
+    assert steps > 20
     kills = 0
-    for step in chosen:
-        data_dir = tmp_path / str(step)
-        command = shard_command(pets, data_dir, *flags)
+    for step in range(1, steps + 1, figures.pick(steps // 2 - 1, 1)):
+        command, data_dir = command_into(str(step)), tmp_path / str(step)
         done = run(command, f"*:{step}=kill")
         if done.returncode == 0:
-            break  # HDF5: parent and child each have fewer steps than both together
-        # HDF5 is written in a child; with it dies the shard, not the program.
+            break  # parent and child each have fewer steps than both together
+        # With the child dies the shard, not the program.
         assert done.returncode in (-signal.SIGKILL, ExitCode.RETRY)
         kills += 1
-        noted = len(noted_shards(data_dir))
-        summary = finish(command, data_dir, references[file_format][0])
-        # Sealed already, or every shard that was noted is kept.
-        assert summary["reused"] or summary["shards_kept"] == noted
+        resume(command, data_dir, reference, workers=1)
         shutil.rmtree(data_dir)
+    assert kills >= 2
     record_property("figures", f"{kills} of {steps} steps: trees byte-identical")
 
 
 @pytest.mark.D4
 @pytest.mark.parametrize("file_format", FORMATS)
-def test_killed_at_random(
+def test_killed_at_any_time(
     file_format, pets, references, tmp_path, figures, record_property
 ):
-    """Killed at random moments with two workers, while a reader looks on."""
-    reference, secs = references[file_format]
-    generator = random.Random(11)
-    kills, looks = figures.pick(1, 50), 0
-    killed = 0
+    """Killed at moments all over a run of two workers, while a reader looks on: those of
+    each other run are counted from its first shard, which comes late."""
+    _, reference = references[file_format]
+    flags = ("--workers=2", f"--format={file_format}")
+    lengths = []
+    for number in range(figures.pick(1, 3)):
+        data_dir = tmp_path / f"whole{number}"
+        run_watched(shard_command(pets, data_dir, *flags), data_dir)
+        lengths.append([secs_to_the_end(data_dir, begin) for begin in BEGINNINGS])
+    kills, looks = figures.pick(2, 50), 0
+    killed = [0, 0]  # before the first shard, and after it
     for number in range(kills):
         data_dir = tmp_path / str(number)
-        flags = ("--workers=2", f"--format={file_format}")
         command = shard_command(pets, data_dir, *flags)
-        process = subprocess.Popen(
-            command,
-            env=environment(),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        timer = threading.Timer(generator.uniform(0.3, secs), process.kill)
-        timer.start()
-        while process.poll() is None:
-            looks += check_look(data_dir)
-        timer.cancel()
-        killed += process.returncode == -signal.SIGKILL
-        finish(command, data_dir, reference)
-    assert killed > 0 or not figures.full
+        secs = min(one[number % 2] for one in lengths) * (number + 0.5) / kills
+        begin = BEGINNINGS[number % 2]
+        code, looked = run_watched(command, data_dir, begin=begin, kill_after_secs=secs)
+        looks += looked
+        if code == -signal.SIGKILL and not (data_dir / COMPLETE).exists():
+            killed[any(data_dir.glob(SHARDS))] += 1
+        resume(command, data_dir, reference, workers=2)
+    assert sum(killed) >= figures.pick(1, 40)
     record_property(
         "figures",
-        f"{kills} runs, {killed} killed: trees byte-identical; "
-        f"{looks} looks meanwhile, 0 at something partial",
+        f"{kills} runs, {killed[0]} killed before and {killed[1]} after the first shard "
+        "and before COMPLETE: trees byte-identical, at most one shard a worker done "
+        f"again; {looks} looks meanwhile, 0 at something partial",
     )
+
+
+SHARDS = "pets-*[0-9h5]"
+BEGINNINGS = (OWNER, SHARDS)
+
+
+def secs_to_the_end(data_dir, begin):
+    """From the first of the files so named to COMPLETE, by when they got their names."""
+    first = min(path.stat().st_ctime for path in data_dir.glob(begin))
+    return (data_dir / COMPLETE).stat().st_ctime - first
+
+
+def run_watched(command, data_dir, *, begin=OWNER, kill_after_secs=None):
+    """Runs it, and looks all the time; kills it so long after its first file is there.
+    Its exit code, and the number of looks."""
+    process = subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    wait_for(lambda: any(data_dir.glob(begin)))
+    timer = threading.Timer(kill_after_secs or 0, process.kill)
+    if kill_after_secs is not None:
+        timer.start()
+    looks = 0
+    while process.poll() is None:
+        looks += check_look(data_dir)
+    timer.cancel()
+    # Workers end with it, but not in the same instant.
+    wait_for(lambda: not running_in(process.pid))
+    return process.returncode, looks
 
 
 def check_look(data_dir):
@@ -157,11 +226,27 @@ def worker_pids(parent):
 
 
 def is_running(pid):
+    return process_facts(pid)[0] != "Z"
+
+
+def is_stopped(pid):
+    return process_facts(pid)[0] == "T"
+
+
+def running_in(session):
+    """Whether a process of the session is there still."""
+    pids = [name for name in os.listdir("/proc") if name.isdigit()]
+    facts = [process_facts(pid) for pid in pids]
+    return any(one[0] != "Z" and one[3] == str(session) for one in facts)
+
+
+def process_facts(pid):
+    """State, parent, group, session; of a process that is gone as if it were dead."""
     try:
         text = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    return text.rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return ["Z", "", "", ""]
+    return text.rpartition(")")[2].split()[:4]
 
 
 def wait_for(condition, secs=30.0):
@@ -170,41 +255,110 @@ def wait_for(condition, secs=30.0):
     while time.monotonic() < end:
         if value := condition():
             return value
-        time.sleep(0.02)
+        time.sleep(0.005)
     pytest.fail("waited in vain")
 
 
 @pytest.mark.D6
-def test_data_are_on_disk_before_they_have_their_name(pets, tmp_path, record_property):
-    """By the system calls of a whole run: fsync, rename, fsync of the folder."""
+@pytest.mark.parametrize(
+    ("size", "flags", "least_shards"),
+    [
+        ("small", ("--format=tfrecord",), 16),
+        ("small", ("--format=hdf5",), 3),
+        ("large", ("--format=tfrecord", "--shard_bytes=20000000"), 3),
+    ],
+)
+def test_data_are_on_disk_before_they_have_their_name(
+    size, flags, least_shards, pets, tmp_path, record_property
+):
+    """By the system calls of a whole run: write, fsync, rename, fsync of the folder."""
     need("strace")
-    trace = tmp_path / "trace"
-    command = shard_command(pets, tmp_path / "data", "--workers=2")
-    calls = "openat,close,fsync,fdatasync,rename,renameat,renameat2"
-    # Fewer, bigger shards would be fewer renames: these are about 16.
-    done = run(["strace", "-f", "-y", "-e", f"trace={calls}", "-o", trace, *command])
+    source, data_dir = pets, tmp_path / "data"
+    if size == "large":  # shards that are sent to disk while they are written
+        source = make_large(tmp_path / "pets")
+    command = shard_command(source, data_dir, "--workers=2", *flags)
+    done = run(traced(command, tmp_path / "trace"))
     assert done.returncode == 0, done.stderr
-    synced: set[str] = set()
-    renamed: list[str] = []
-    waiting: dict[str, str] = {}
-    for line in trace.read_text().splitlines():
-        if match := re.search(r"fsync\(\d+<([^>]+)>", line):
-            synced.add(match[1])
-            waiting.pop(match[1], None)
-        elif match := re.search(r'rename\w*\((?:[^"]*)"([^"]+)".*?"([^"]+)"', line):
-            if not match[2].startswith(f"{tmp_path}/data/"):
-                continue  # Python's own files
-            assert match[1] in synced, f"renamed before it was on disk: {line}"
-            renamed.append(match[2])
-            waiting[os.path.dirname(match[2])] = match[2]
-    names = [os.path.basename(path) for path in renamed]
-    assert names[-2:] == ["manifest.json", "COMPLETE"]
-    assert not waiting, f"folder not fsynced after {waiting}"
-    shards = sum("tfrecord-" in name and name[-1].isdigit() for name in names)
-    assert shards >= 16
+    calls = list(read_trace((tmp_path / "trace").read_text()))
+    assert list(find_unsafe(calls, str(data_dir))) == []
+    targets = [one.paths[1] for one in calls if one.name in RENAMES]
+    names = [
+        os.path.relpath(path, data_dir)
+        for path in targets
+        if path.startswith(f"{data_dir}/")
+    ]
+    assert names[-2:] == [MANIFEST, COMPLETE]
+    stored = set(tree(data_dir)) - {".lock"}
+    assert stored <= set(names)
+    shards = begun_shards(data_dir, stored)
+    assert len(shards) >= least_shards
+    early = sum(one.name == "fdatasync" for one in calls)
+    assert (early > 0) == (size == "large")
     record_property(
-        "figures", f"{shards} shards, {len(renamed)} renames: 0 of an unsynced file"
+        "figures",
+        f"{len(shards)} shards, {len(names)} renames, {early} fdatasyncs meanwhile: "
+        "0 of a file that was not on disk",
     )
+
+
+def make_large(root):
+    """12 PNGs of 3 MB each, which are not compressed."""
+    for number in range(12):
+        path = root / ("cats", "dogs")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        options = {"size": (1000, 1000), "compress_level": 0}
+        path.write_bytes(image_bytes(number, "PNG", **options))
+    return root
+
+
+GOOD_TRACE = """\
+1  write(3</d/.p>, ""..., 9) = 9
+1  fsync(3</d/.p>) = 0
+1  rename("/d/.p", "/d/a") = 0
+1  fsync(3</d>) = 0
+1  rename("/d/.q", "/d/COMPLETE") = 0
+1  fsync(3</d>) = 0
+"""
+
+
+@pytest.mark.D6
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("fsync(3</d/.p>) = 0", "fdatasync(3</d/.p>) = 0", ""),
+        ("fsync(3</d/.p>) = 0", "fsync(3</d/.p>) = -1 EIO (x)", "a: renamed before"),
+        (
+            "1  rename",
+            '2  pwrite64(3</d/.p>, ""..., 1, 0) = 1\n1  rename',
+            "a: renamed before",
+        ),
+        (  # a thread's write that ends after the fsync began
+            "9) = 9\n1  fsync(3</d/.p>) = 0",
+            "9 <unfinished ...>\n2  fsync(3</d/.p>) = 0\n1  <... write resumed>) = 9",
+            "a: renamed before",
+        ),
+        (  # an fsync that ends after the rename
+            'fsync(3</d/.p>) = 0\n1  rename("/d/.p", "/d/a") = 0',
+            'fsync(3</d/.p> <unfinished ...>\n2  rename("/d/.p", "/d/a") = 0\n'
+            "1  <... fsync resumed>) = 0",
+            "a: renamed before",
+        ),
+        (
+            '"/d/a") = 0',
+            '"/d/a") = 0\n2  write(4</d/a>, ""..., 1) = 1',
+            "a: written to",
+        ),
+        ("1  fsync(3</d>) = 0\n1  rename", "1  rename", "a: its name is not on disk"),
+    ],
+)
+def test_an_order_that_is_not_safe_is_seen(old, new, problem):
+    assert old in GOOD_TRACE
+    changed = GOOD_TRACE.replace(old, new, 1)
+    for text, expected in ((GOOD_TRACE, ""), (changed, problem)):
+        sealed = '1  fsync(3</d/.q>) = 0\n1  rename("/d/.q"'
+        calls = list(read_trace(text.replace('1  rename("/d/.q"', sealed)))
+        found = "; ".join(find_unsafe(calls, "/d"))
+        assert (expected in found) if expected else not found
 
 
 def need(tool):
@@ -281,12 +435,7 @@ def test_the_second_writer_is_told_whose_turn_it_is(pets, references, tmp_path):
     )
     owner.send_signal(signal.SIGCONT)
     assert owner.wait(60) == 0
-    assert tree(tmp_path) == references["tfrecord"][0]
-
-
-def is_stopped(pid):
-    text = pathlib.Path(f"/proc/{pid}/stat").read_text()
-    return text.rpartition(")")[2].split()[0] == "T"
+    assert tree(tmp_path) == references["tfrecord"][1]
 
 
 @pytest.mark.D8
@@ -315,7 +464,7 @@ def test_races(pets, references, tmp_path, figures, record_property):
         assert wrote.count(True) == 1
         assert codes in ([0, ExitCode.RETRY], [0, 0]), outputs
         refused += codes[1] == ExitCode.RETRY
-        assert tree(data_dir) == references["tfrecord"][0]
+        assert tree(data_dir) == references["tfrecord"][1]
     record_property(
         "figures", f"{races} races: 1 writer each, {refused} second writers exit 75"
     )
@@ -331,7 +480,7 @@ def test_a_killed_owner_leaves_no_lock(
         command = shard_command(pets, data_dir, "--workers=1")
         done = run(command, f"*:{20 + number * 3 % 60}=kill")
         assert done.returncode == -signal.SIGKILL
-        finish(command, data_dir, references["tfrecord"][0])
+        finish(command, data_dir, references["tfrecord"][1])
     record_property("figures", f"{kills} owners killed: 0 stale locks")
 
 
@@ -361,7 +510,7 @@ def test_disk_full(file_format, pets, tmp_path, references, figures, record_prop
         )
         assert result["visible_partials"] == []
         assert result["code_after"] == 0
-        assert result["tree"] == references[file_format][0]
+        assert result["tree"] == references[file_format][1]
     record_property(
         "figures", f"{len(results)} full disks: exit 74, 0 partial files, all resumed"
     )

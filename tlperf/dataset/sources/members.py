@@ -96,7 +96,7 @@ class Placed:
     offset: int
 
     def stamp(self) -> str:
-        """What tells the file from another, as of one on its own, and the place in it."""
+        """What tells the file from another, and the place in it."""
         try:
             status = os.stat(self.archive.path)
         except OSError:
