@@ -16,6 +16,7 @@ sides in turn, medians over `--rounds`. `extra_info` has every second and the ra
 Each is images a second (bytes a second for the last), so above 1 tlperf is faster.
 """
 
+import collections
 import concurrent.futures
 import functools
 import hashlib
@@ -128,13 +129,26 @@ class Sides:
         self.scratch = scratch
         self.bytes = [path.read_bytes() for path in paths]
         self.source_bytes = sum(map(len, self.bytes))
+        self.made: collections.Counter[str] = collections.Counter()
 
     def fresh(self, name):
-        """An empty folder."""
-        target = self.scratch / name
-        shutil.rmtree(target, ignore_errors=True)
+        """A new folder."""
+        self.made[name] += 1
+        target = self.folder_of(name)
         target.mkdir()
         return target
+
+    def folder_of(self, name):
+        """The newest folder of a side."""
+        return self.scratch / f"{name}-{self.made[name]}"
+
+    def tidy(self):
+        """Removes all but the newest: outside of what is timed, on disk too."""
+        for path in self.scratch.iterdir():
+            name, _, number = path.name.rpartition("-")
+            if int(number) < self.made[name]:
+                shutil.rmtree(path)
+        os.sync()
 
     def _shard(self, check):
         config = DataConfig(
@@ -166,13 +180,13 @@ class Sides:
 
     def verify(self):
         """tlperf verify, full, of the last shards."""
-        assert verify_dataset(self.scratch / "shards")["ok"]
+        assert verify_dataset(self.folder_of("shards"))["ok"]
 
     def sha256(self):
         """sha256 alone of the last shards, in two processes."""
         shards = [
             path
-            for path in sorted((self.scratch / "shards").glob("*.tfrecord-*"))
+            for path in sorted(self.folder_of("shards").glob("*.tfrecord-*"))
             if path.suffix not in (".idx", ".seals")
         ]
         parts = [shards[i::PROCESSES] for i in range(PROCESSES)]
@@ -240,6 +254,7 @@ def test_against(sides, ours, theirs, benchmark, request):
     for round_number in range(request.config.getoption("--rounds")):
         order = (ours, theirs) if round_number % 2 else (theirs, ours)
         for name in order:
+            sides.tidy()
             start = time.perf_counter()
             getattr(sides, name)()
             secs[name].append(time.perf_counter() - start)

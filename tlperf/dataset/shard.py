@@ -9,6 +9,7 @@ of the source's bytes and the settings, for any number of workers. A run that en
 leaves what it has done to the next (`tlperf.dataset.resume`).
 """
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -67,8 +68,15 @@ def write_dataset(
         with Workers(config.workers) as workers:
             return write_dataset(config, data_dir, workers=workers)
     start = time.monotonic()
-    job = plan_job(config)
-    with directory_lock(data_dir):
+    with contextlib.ExitStack() as held:
+        # Listing may take long, and whose turn it is comes first; but no folder is made
+        # for a source that is none.
+        if data_dir.is_dir():
+            held.enter_context(directory_lock(data_dir))
+            job = plan_job(config)
+        else:
+            job = plan_job(config)
+            held.enter_context(directory_lock(data_dir))
         stored, is_whole = _find_stored(job, data_dir, workers=workers)
         if stored and is_whole:
             manifest, kept = _recount(stored, job), len(stored.shards)
