@@ -10,6 +10,9 @@ sides in turn, medians over `--rounds`. `extra_info` has every second and the ra
   RGB at full size on two threads;
 * `shard_header` (without the decode check) / `copy`: each file read, hashed by sha256
   and written, one output a process, fsynced as shards are;
+* `shard_header` / `two_looks`: the same after a first pass that reads and hashes each
+  file and writes nothing: what a sharder has to do that looks at every file before it
+  decides where the first one goes;
 * `shard` / `tfds`: a tfds builder that gives tfds' own writer the same files' paths;
 * `verify` / `sha256`: sha256 alone over the shards, two processes.
 
@@ -178,6 +181,12 @@ class Sides:
         parts = [(self.paths[i::PROCESSES], target / str(i)) for i in range(PROCESSES)]
         list(self.processes.map(copy_part, parts))
 
+    def two_looks(self):
+        """Every file read and hashed, and then copied."""
+        parts = [self.paths[i::PROCESSES] for i in range(PROCESSES)]
+        list(self.processes.map(hash_part, parts))
+        self.copy()
+
     def verify(self):
         """tlperf verify, full, of the last shards."""
         assert verify_dataset(self.folder_of("shards"))["ok"]
@@ -240,6 +249,7 @@ def sides(folder, paths, workers, processes, tmp_path_factory):
 PAIRS = [
     ("shard", "decode"),
     ("shard_header", "copy"),
+    ("shard_header", "two_looks"),
     ("verify", "sha256"),
     ("shard", "tfds"),
 ]

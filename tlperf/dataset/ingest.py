@@ -32,8 +32,10 @@ from tlperf.dataset.resume import Journal
 from tlperf.dataset.sources.listing import Item, Listing, reading_place
 from tlperf.dataset.workers import Workers
 
-# Items a task: enough to hide its cost, few enough for a lively progress bar.
-TASK_ITEMS = 32
+# Items a task: enough to hide its cost, few enough for a lively progress bar and to
+# keep each worker busy to the end.
+_MIN_TASK_ITEMS, _MAX_TASK_ITEMS = 8, 128
+_TASKS_A_WORKER = 8
 MIN_MAX_BAD = 5
 
 
@@ -102,10 +104,10 @@ def _hash_task(items: Sequence[Item], *, max_bytes: int) -> list[tuple[str, int]
     ]
 
 
-def _tasks(items: Sequence[Item]) -> list[Sequence[Item]]:
+def _tasks(items: Sequence[Item], *, workers: int) -> list[Sequence[Item]]:
     ordered = sorted(items, key=lambda item: reading_place(item.origin))
-    in_places = bool(ordered) and reading_place(ordered[-1].origin) > 0
-    size = TASK_ITEMS * (4 if in_places else 1)  # longer runs of a container
+    size = len(items) // (workers * _TASKS_A_WORKER)
+    size = min(max(size, _MIN_TASK_ITEMS), _MAX_TASK_ITEMS)
     return [ordered[i : i + size] for i in range(0, len(items), size)]
 
 
@@ -133,7 +135,7 @@ def hash_items(
 ) -> str:
     """The source digest, reading every file and decoding none."""
     task = functools.partial(_hash_task, max_bytes=max_bytes)
-    parts = _tasks(items)
+    parts = _tasks(items, workers=workers.count)
     sha256_of: dict[str, str] = {}
     with ImageBar(len(items), "hash") as bar:
         for part, found in zip(parts, workers.map(task, parts), strict=True):
@@ -161,7 +163,8 @@ def inspect_items(
     task = functools.partial(
         _inspect_task, limits=Limits.of(config), max_bytes=config.max_file_bytes
     )
-    parts = _tasks([item for item in items if item.id not in known])
+    unknown = [item for item in items if item.id not in known]
+    parts = _tasks(unknown, workers=workers.count)
     with ImageBar(len(items), "inspect") as bar:
         bar.add(len(found))
         for part, lines in zip(parts, workers.map(task, parts), strict=True):
