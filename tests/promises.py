@@ -35,15 +35,19 @@ def environment(faults: str | None = None, **variables: str) -> dict[str, str]:
 
 
 def run(
-    command: Sequence[str], faults: str | None = None, **variables: str
+    command: Sequence[str],
+    faults: str | None = None,
+    *,
+    most_secs: float = 120,
+    **variables: str,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a command to its end, whatever that is."""
+    """Runs a command to its end, whatever that is; TimeoutExpired where it has none."""
     return subprocess.run(
         command,
         env=environment(faults, **variables),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=most_secs,
         check=False,
     )
 

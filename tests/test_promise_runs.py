@@ -511,7 +511,7 @@ def run_on_small_disk(what, folder, number, command):
         pytest.skip("no mount namespaces here")
     script = pathlib.Path(__file__).with_name("full_disk.py")
     driver = [sys.executable, str(script), what, str(folder), str(number)]
-    done = run([*namespace, *driver, *command])
+    done = run([*namespace, *driver, *command], most_secs=1200)  # a run a size of disk
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
