@@ -121,7 +121,7 @@ class SyncedWriter:
     manager. What remains for the fsync at the end is little."""
 
     def __init__(self, path: pathlib.Path):
-        self._stream = open(path, "wb")  # noqa: SIM115 - __exit__ closes it
+        self._stream = open(path, "wb")
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "fdatasync")
         self._pending: concurrent.futures.Future[None] | None = None
         self._written = 0
