@@ -313,7 +313,7 @@ def test_against(sides, ours, theirs, benchmark, request):
 
 
 _MEASURE = """
-import json, resource, sys
+import json, re, resource, sys
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.shard import write_dataset
 import pathlib
@@ -321,8 +321,10 @@ if __name__ == "__main__":
     source, data_dir, limit = sys.argv[1:]
     config = DataConfig(source=source, limit=int(limit), workers=2)
     write_dataset(config, pathlib.Path(data_dir))
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    print(json.dumps([resource.getrusage(one).ru_maxrss / 1024 for one in who]))
+    # A process inherits getrusage's own peak from the one that started it.
+    own = re.search(r"VmHWM:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())
+    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    print(json.dumps([int(own[1]) / 1024, worker / 1024]))
 """
 
 
