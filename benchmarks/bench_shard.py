@@ -312,7 +312,7 @@ def test_against(sides, ours, theirs, benchmark, request):
     benchmark.pedantic(getattr(sides, ours), rounds=1)
 
 
-_MEASURE = """
+_MEASURE = r"""
 import json, re, resource, sys
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.shard import write_dataset
