@@ -11,9 +11,15 @@ from tests.images import image_bytes, make_folder
 from tests.promises import ROOT, environment
 from tlperf.core.files import seal_line, unseal_line
 from tlperf.core.settings import DataConfig
-from tlperf.dataset.findings import Finding, format_finding, parse_finding
+from tlperf.dataset.findings import (
+    Finding,
+    Refusal,
+    format_finding,
+    parse_finding,
+)
 from tlperf.dataset.guard import ImageFacts
 from tlperf.dataset.job import plan_job
+from tlperf.dataset.manifest import read_manifest
 from tlperf.dataset.resume import WORK, Journal, find_finished, write_note
 from tlperf.dataset.shard import write_dataset
 
@@ -127,18 +133,15 @@ def test_a_file_replaced_under_its_old_times_is_read_again(unfinished):
     assert len(unfinished.known()) == 11
 
 
-def test_a_refused_file_gets_another_chance(tmp_path):
-    root = make_folder(tmp_path / "pets", {"cats": 6, "dogs": 6})
-    bad = root / "cats" / "002.jpg"
-    bad.write_bytes(b"\0" * 700)
-    job = plan_job(config(root))
-    data_dir = tmp_path / "data"
-    write_dataset(config(root), data_dir)
-    assert json.loads((data_dir / "quarantine.jsonl").read_text())["bytes"] == 700
-    (data_dir / "COMPLETE").unlink()
-    bad.write_bytes(image_bytes(99))
-    assert write_dataset(config(root), data_dir)["quarantined"] == 0
-    assert job.items[2].id == "cats/002.jpg"
+def test_a_refused_file_gets_another_chance(unfinished):
+    """What kept it from being read, e.g. a disk that was away, shows in no stamp."""
+    unfinished.inspect(["cats/001.jpg"])
+    item = unfinished.job.items[2]
+    refusal = Refusal("unreadable:EIO", "Input/output error")
+    refused = Finding(stamp=item.origin.stamp(), refusal=refusal)
+    unfinished.journal().append([format_finding(item.id, refused)])
+    assert item.id in unfinished.path.read_text()
+    assert unfinished.known() == ["cats/001.jpg"]
 
 
 def test_a_damaged_note_is_none(unfinished, tmp_path):
@@ -146,7 +149,7 @@ def test_a_damaged_note_is_none(unfinished, tmp_path):
     manifest = json.loads((unfinished.data_dir / "manifest.json").read_text())
     assert len(manifest["shards"]) == 3
     (unfinished.data_dir / WORK).mkdir()
-    entry = find_entry(unfinished.data_dir)
+    entry = read_manifest(unfinished.data_dir).shards[0]
     write_note(unfinished.data_dir, entry)
     (note,) = (unfinished.data_dir / WORK).iterdir()
     assert find_finished(unfinished.data_dir) == {entry.file: entry}
@@ -159,12 +162,6 @@ def test_a_damaged_note_is_none(unfinished, tmp_path):
     ):
         note.write_text(changed)
         assert find_finished(unfinished.data_dir) == {}
-
-
-def find_entry(data_dir):
-    from tlperf.dataset.manifest import read_manifest
-
-    return read_manifest(data_dir).shards[0]
 
 
 def test_a_locale_without_unicode_changes_nothing(tmp_path):

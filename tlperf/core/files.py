@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 import time
@@ -89,6 +90,12 @@ def check_free_space(folder: pathlib.Path, needed_bytes: int, *, remedy: str) ->
             found=f"{needed_bytes} bytes are needed, {free} are free",
             remedy=remedy,
         )
+
+
+# What a file is called while it is written; the group is its name to be.
+PARTIAL = re.compile(r"\.partial-\d+-(.+)")
+# The file in a folder that `directory_lock` locks.
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -312,7 +319,7 @@ def directory_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     target = pathlib.Path(folder)
     with io_errors(target):
         target.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(target / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(target / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -8,13 +8,14 @@ Nothing of another owner is deleted and nothing finished is replaced by somethin
 """
 
 import pathlib
-import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
 from tlperf.core import faults
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import (
+    LOCK,
+    PARTIAL,
     check_free_space,
     fsync_directory,
     io_errors,
@@ -31,11 +32,6 @@ from tlperf.dataset.manifest import (
 )
 from tlperf.dataset.plan import is_shard_file
 
-_LOCK = ".lock"
-# What `atomic_path` calls a file that is being written.
-_PARTIAL = re.compile(r"\.partial-\d+-.+")
-_PARTIAL_OWNER = re.compile(rf"\.partial-\d+-{re.escape(OWNER)}")
-
 
 def read_stored(data_dir: pathlib.Path) -> Manifest | None:
     """The manifest of a finished dataset, or None where there is none.
@@ -49,9 +45,7 @@ def read_stored(data_dir: pathlib.Path) -> Manifest | None:
     is_ours = OWNER in names or (COMPLETE in names and MANIFEST in names)
     if is_ours:
         return read_manifest(data_dir) if COMPLETE in names else None
-    others = [
-        name for name in names if name != _LOCK and not _PARTIAL_OWNER.fullmatch(name)
-    ]
+    others = [name for name in names if name != LOCK and _partial_of(name) != OWNER]
     if others:
         raise TlperfError(
             ExitCode.EXISTS,
@@ -138,9 +132,9 @@ def begin(data_dir: pathlib.Path, name: str) -> None:
     with io_errors(data_dir):
         (data_dir / COMPLETE).unlink(missing_ok=True)
         former = owner.read_text("utf-8").strip() if owner.exists() else ""
-        partial = _PARTIAL if former else _PARTIAL_OWNER
         for path in sorted(data_dir.iterdir()):
-            if partial.fullmatch(path.name):
+            target = _partial_of(path.name)
+            if target == OWNER or (former and target):
                 path.unlink()
             elif former and _is_metadata(path.name):
                 path.unlink()
@@ -168,6 +162,12 @@ def check_space(data_dir: pathlib.Path, needed_bytes: int) -> None:
     remedy = "free space, or give a --data_dir on another disk, and run again"
     check_free_space(data_dir, needed_bytes, remedy=remedy)
     faults.hit("space_checked")
+
+
+def _partial_of(file: str) -> str:
+    """What a file that is being written will be called; "" for any other."""
+    match = PARTIAL.fullmatch(file)
+    return match[1] if match else ""
 
 
 def _is_metadata(file: str) -> bool:

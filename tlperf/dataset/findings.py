@@ -23,6 +23,12 @@ from tlperf.dataset.guard import (
 from tlperf.dataset.sources.listing import Item, OriginError
 
 
+def is_bad(slug: str) -> bool:
+    """Whether a refusal of that reason counts against --max_bad; left out on request
+    does not."""
+    return slug != NO_JFIF
+
+
 @dataclasses.dataclass(frozen=True)
 class Refusal:
     """Why a file is not used, with what its header told."""
@@ -32,11 +38,6 @@ class Refusal:
     format: str = ""
     width: int | None = None
     height: int | None = None
-
-    @property
-    def is_bad(self) -> bool:
-        """Whether it counts against --max_bad; left out on request does not."""
-        return self.reason != NO_JFIF
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,10 +23,11 @@ from tlperf.dataset.findings import (
     Inspected,
     format_finding,
     inspect_item,
+    is_bad,
     parse_finding,
     read_item,
 )
-from tlperf.dataset.guard import NO_JFIF, Limits
+from tlperf.dataset.guard import Limits
 from tlperf.dataset.manifest import Counts, tlperf_version
 from tlperf.dataset.resume import Journal
 from tlperf.dataset.sources.listing import Item, Listing, reading_place
@@ -71,7 +72,9 @@ class Ingest:
     def first_bad(self) -> str:
         """The first unusable file, "" where there is none."""
         bad = (
-            one.item.id for one in self.refused if one.refusal and one.refusal.is_bad
+            one.item.id
+            for one in self.refused
+            if one.refusal and is_bad(one.refusal.reason)
         )
         return next(bad, "")
 
@@ -89,10 +92,8 @@ def _inspect_task(
 ) -> list[str]:
     """Findings as lines: the journal takes them as they are, and text passes from
     process to process at half the cost of objects."""
-    found = (inspect_item(item, limits=limits, max_bytes=max_bytes) for item in items)
-    return [
-        format_finding(item.id, one) for item, one in zip(items, found, strict=True)
-    ]
+    inspect = functools.partial(inspect_item, limits=limits, max_bytes=max_bytes)
+    return [format_finding(item.id, inspect(item)) for item in items]
 
 
 def _hash_task(items: Sequence[Item], *, max_bytes: int) -> list[tuple[str, int]]:
@@ -158,8 +159,7 @@ def inspect_items(
         TlperfError: exit code 65, at the first unusable file with `--on_bad=fail`.
     """
     known = journal.find(items) if journal else {}
-    found = list(known.values())
-    _stop_at_bad(found, config)
+    found = list(known.values())  # none of them refused: those are inspected again
     task = functools.partial(
         _inspect_task, limits=Limits.of(config), max_bytes=config.max_file_bytes
     )
@@ -172,15 +172,16 @@ def inspect_items(
                 journal.append(lines)
             pairs = zip(part, map(parse_finding, lines), strict=True)
             inspected = [Inspected.of(item, finding) for item, (_, finding) in pairs]
-            _stop_at_bad(inspected, config)
+            if config.on_bad is OnBad.FAIL:
+                _stop_at_bad(inspected)
             found.extend(inspected)
             bar.add(len(part), sum(one.bytes or 0 for one in inspected))
     return sorted(found, key=lambda one: one.item.id)
 
 
-def _stop_at_bad(inspected: Sequence[Inspected], config: DataConfig) -> None:
+def _stop_at_bad(inspected: Sequence[Inspected]) -> None:
     for one in inspected:
-        if one.refusal and config.on_bad is OnBad.FAIL and one.refusal.is_bad:
+        if one.refusal and is_bad(one.refusal.reason):
             raise TlperfError(
                 ExitCode.DATA,
                 one.refusal.reason,
@@ -263,7 +264,7 @@ def check_bad(
     Raises:
         TlperfError: exit code 65.
     """
-    bad = {reason: count for reason, count in reasons.items() if reason != NO_JFIF}
+    bad = {reason: count for reason, count in reasons.items() if is_bad(reason)}
     offered = counts.seen - counts.ignored
     most = (
         max(MIN_MAX_BAD, offered // 100) if config.max_bad is None else config.max_bad

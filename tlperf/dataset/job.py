@@ -8,7 +8,6 @@ planned.tasks(data_dir)                  # what the workers get
 import dataclasses
 import enum
 import functools
-import importlib.metadata
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from tlperf.dataset import plan, splits
 from tlperf.dataset.findings import Inspected
 from tlperf.dataset.guard import Limits
 from tlperf.dataset.ingest import Ingest
-from tlperf.dataset.manifest import ShardEntry, tlperf_version
+from tlperf.dataset.manifest import ShardEntry, codec_versions, tlperf_version
 from tlperf.dataset.payload import Layout
 from tlperf.dataset.sources import open_source
 from tlperf.dataset.sources.listing import Item, Listing, fit_name
@@ -34,8 +33,6 @@ _STORED_SETTINGS = (
     *("format", "encoding", "exif", "seed", "limit", "keep_splits", "shard_bytes"),
     *_LIMITS,
 )
-# Whose versions show in pixels that are resized and encoded here.
-_ENCODERS = ("pillow", "simplejpeg")
 
 
 def _plain(config: DataConfig, names: Sequence[str]) -> dict[str, Any]:
@@ -171,9 +168,7 @@ def _plan_choices(job: Job, shard: plan.ShardPlan) -> str:
         "tlperf_version": tlperf_version(),
     }
     if job.config.encoding is not Encoding.SOURCE:
-        choices["encoders"] = {
-            name: importlib.metadata.version(name) for name in _ENCODERS
-        }
+        choices["encoders"] = codec_versions()
     return to_json(choices)
 
 

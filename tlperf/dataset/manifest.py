@@ -8,6 +8,7 @@ foreign. Counts, sizes and hashes in one sealed file catch each of these.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -161,6 +162,13 @@ def tlperf_version() -> str:
         return importlib.metadata.version("tlperf")
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+@functools.cache
+def codec_versions() -> dict[str, str]:
+    """Versions of what decodes and encodes images here: they show in which are accepted
+    and in the bytes of those that are made."""
+    return {name: importlib.metadata.version(name) for name in ("pillow", "simplejpeg")}
 
 
 def write_manifest(data_dir: pathlib.Path, manifest: Manifest) -> None:

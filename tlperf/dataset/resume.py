@@ -11,7 +11,6 @@ wanted and its bytes hash to what was written.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import pathlib
 import shutil
@@ -28,14 +27,12 @@ from tlperf.core.files import (
     write_text,
 )
 from tlperf.dataset.findings import Finding, Inspected, parse_finding
-from tlperf.dataset.manifest import ShardEntry, tlperf_version
+from tlperf.dataset.manifest import ShardEntry, codec_versions, tlperf_version
 from tlperf.dataset.sources.listing import Item
 
 WORK = ".work"
 _JOURNAL = "inspected.jsonl"
 _NOTE_SUFFIX = ".json"
-# Whose versions show in what is accepted.
-_DECODERS = ("pillow", "simplejpeg")
 
 
 class Journal:
@@ -47,8 +44,7 @@ class Journal:
 
     def __init__(self, data_dir: pathlib.Path, limits: dict[str, Any]):
         self._path = data_dir / WORK / _JOURNAL
-        decoders = {name: importlib.metadata.version(name) for name in _DECODERS}
-        by = {"tlperf_version": tlperf_version(), "decoders": decoders}
+        by = {"tlperf_version": tlperf_version(), "decoders": codec_versions()}
         self._head = to_json({"limits": limits, **by})
 
     def find(self, items: Iterable[Item]) -> dict[str, Inspected]:

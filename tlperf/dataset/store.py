@@ -128,8 +128,9 @@ class StoredDataset:
 
 
 def open_dataset(data_dir: pathlib.Path) -> StoredDataset:
-    """Opens a data directory after a fast check: the manifest is the sealed one and
-    each shard is there at its size. `verify_dataset` checks every byte.
+    """Opens a data directory after a fast check: the manifest is the sealed one, each
+    shard is there at its size, and the metadata are what was written. `verify_dataset`
+    checks every byte.
 
     Raises:
         TlperfError: 66 no dataset there, 76 unfinished, altered or cut, 78 of another

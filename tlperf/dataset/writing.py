@@ -49,10 +49,15 @@ class ShardTask:
     format: Format
     choices: str
 
+    @property
+    def label_of(self) -> dict[str, int]:
+        """Labels by class name."""
+        return {name: label for label, name in enumerate(self.classes)}
+
     def plan_digest(self) -> str:
         """sha256 of all that decides the file's bytes."""
         digest = hashlib.sha256(self.choices.encode())
-        label_of = {name: label for label, name in enumerate(self.classes)}
+        label_of = self.label_of
         for one in self.records:
             label = label_of[one.item.class_name]
             facts = one.facts and (one.facts.format, one.facts.orientation)
@@ -92,7 +97,7 @@ def write_shard(task: ShardTask) -> ShardEntry:
 
 
 def _examples(task: ShardTask) -> Iterator[StoredExample]:
-    label_of = {name: label for label, name in enumerate(task.classes)}
+    label_of = task.label_of
     for one, data in _read_records(task.records):
         assert one.facts is not None, "only accepted images are planned"
         payload = encode_payload(data, one.facts, layout=task.layout)
