@@ -26,7 +26,7 @@ from tlperf.device.setup import setup_compute
 from tlperf.model.build import build_classifier
 from tlperf.model.preprocess import normalisation_for, normalise
 from tlperf.model.weights import find_weights
-from tlperf.pipeline.input import evaluation_batches
+from tlperf.pipeline.input import InputPipeline
 from tlperf.training.loop import build_trainer
 from tlperf.training.optimizer import build_optimizer
 
@@ -61,7 +61,7 @@ def config(tmp_path, request):
 def read_arrays(dataset, spec, config, split):
     """A split as Keras users hold it: float32 [N, S, S, 3], preprocessed; int32 [N]."""
     size = config.input.image_size
-    batches = evaluation_batches(dataset, config.input, split=split, image_size=size)
+    batches = InputPipeline(dataset, config.input, image_size=size).evaluation(split)
     normalisation = normalisation_for(spec, Preprocess.BACKBONE)
     images, labels = [], []
     for batch in batches:

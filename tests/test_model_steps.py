@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tests.tiny import TINY
 from tlperf.core.batch import Batch
-from tlperf.core.choices import Precision, Preprocess
+from tlperf.core.choices import Augment, Precision, Preprocess
 from tlperf.core.settings import TrainConfig
 from tlperf.model.build import build_classifier
 from tlperf.model.preprocess import normalisation_for, normalise
@@ -45,6 +45,7 @@ def batch(count=4, seed=0, weight=None, classes=2):
         tf.constant(rng.integers(0, classes, count), tf.int32),
         tf.constant(np.ones(count) if weight is None else weight, tf.float32),
         tf.range(count, dtype=tf.int64),
+        tf.constant(rng.random((count, 4)), tf.float32),
     )
 
 
@@ -99,7 +100,7 @@ def trainer(compute, *, precision="float32", seed=0, dropout=0.0, inference_norm
 def step_for(compute, built, optimizer, batch_size):
     return build_train_step(
         built, optimizer, compute=compute, normalisation=TF_MODE,
-        batch_size=batch_size,
+        augmentation=Augment.NONE, batch_size=batch_size,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from tlperf.dataset.store import open_dataset
 from tlperf.model.steps import build_evaluate_step
 from tlperf.model.trained import load_trained
 from tlperf.model.weights import WeightsSource
-from tlperf.pipeline.input import evaluation_batches
+from tlperf.pipeline.input import InputPipeline
 from tlperf.reference.backbones import BACKBONES
 from tlperf.training.loop import train_backbone
 from tlperf.training.optimizer import build_optimizer, optimizer_settings
@@ -91,8 +91,8 @@ def test_the_file_holds_the_best_epoch_and_not_the_last(two_cpus, photos_dir, tm
             TINY, tmp_path / "tiny", training.result, compute=two_cpus
         )
         step = build_evaluate_step(network.predict, compute=two_cpus)
-        batches = evaluation_batches(
-            dataset, config.input, split="validation", image_size=32
+        batches = InputPipeline(dataset, config.input, image_size=32).evaluation(
+            "validation"
         )
         again = run_pass(step, batches, compute=two_cpus, title="again")
     assert again.loss == pytest.approx(best["val_loss"], rel=1e-5)

@@ -104,6 +104,14 @@ FLAGS = {
         Flag("image_size", None, "side in pixels (default: native)", int),
         Flag("preprocess", "backbone", "pixel normalisation", choices.Preprocess),
         Flag("batch_size", 32, "images a step, over all replicas", int),
+        Flag("augment", "none", "training images, on the device", choices.Augment),
+        Flag("decode", "exact", "JPEG files to pixels", choices.Decode),
+        Flag("cache", "none", "kept in memory from epoch 1 on", choices.Cache),
+        Flag("ram_budget", 0, "bytes for batches, decoding and cache (default: a "
+             "quarter of the memory there is)", int),
+        Flag("on_bad_record", "fail", "records that cannot be used",
+             choices.OnBadRecord),
+        Flag("deterministic", True, "batches in the order of the plan", bool),
         Flag("backbones", "all", "all, or a comma list of backbones"),
         Flag("weights", "imagenet", "imagenet, none, DIR, FILE, or NAME:one,NAME:two"),
         Flag("freeze", "paper", "paper, all, none, or the first active layer"),
@@ -147,11 +155,15 @@ _SOURCE_FLAGS = (
     *("tfds_compat", "on_bad", "max_bad", "exif"),
 )
 _DEVICE_FLAGS = ("devices", "logical_devices", "strategy", "precision", "xla")
+_PIPELINE_FLAGS = (
+    *("augment", "decode", "cache", "ram_budget", "on_bad_record", "deterministic"),
+)
 _TRAIN_FLAGS = (
     *("backbones", "weights", "freeze", "image_size", "preprocess", "batch_size"),
+    *_PIPELINE_FLAGS,
     *("epochs", "learning_rate", "optimizer"),
 )
-_INPUT_FLAGS = ("backbones", "image_size", "batch_size", "seed")
+_INPUT_FLAGS = ("backbones", "image_size", "batch_size", "seed", *_PIPELINE_FLAGS)
 _LATENCY_FLAGS = ("latency_batch_size", "protocol", "latency_secs")
 _RUN_FLAGS = (
     *(*_COMMON, "data_dir", *_SOURCE_FLAGS),

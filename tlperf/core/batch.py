@@ -1,6 +1,6 @@
 """The example contract: what the pipeline delivers and the compiled steps take.
 
-Batch(image, label, weight, index)
+Batch(image, label, weight, index, draw)
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +14,12 @@ class Batch(NamedTuple):
         label: int32 [B], 0-based.
         weight: float32 [B]; 0 marks padding, 1 an image that counts.
         index: int64 [B], index in the split's stored order.
+        draw: float32 [B, 4], random numbers from 0 to below 1 for the augmentation of
+            each image; 0 in evaluation.
     """
 
     image: Any
     label: Any
     weight: Any
     index: Any
+    draw: Any

@@ -52,6 +52,36 @@ class OnWarning(enum.StrEnum):
     QUARANTINE = "quarantine"
 
 
+class Decode(enum.StrEnum):
+    """How JPEG files become pixels of the size asked for."""
+
+    EXACT = "exact"  # bit for bit TensorFlow's decode_jpeg and bilinear resize
+    FAST = "fast"  # libjpeg-turbo's fast transforms, scaled while decoding, OpenCV
+
+
+class Augment(enum.StrEnum):
+    """What training changes of an image, on the device."""
+
+    NONE = "none"
+    FLIP = "flip"  # left and right exchanged, half of the time
+    FLIP_CROP = "flip_crop"  # and a random part of it, at the same size
+
+
+class Cache(enum.StrEnum):
+    """What input keeps in memory from the first epoch on."""
+
+    NONE = "none"
+    ENCODED = "encoded"  # stored bytes: saves reading and checking
+    DECODED = "decoded"  # uint8 pixels: saves decoding and resizing too
+
+
+class OnBadRecord(enum.StrEnum):
+    """What a record that cannot be read or decoded does to a pass."""
+
+    FAIL = "fail"
+    SKIP = "skip"  # left out, named and counted
+
+
 class Exif(enum.StrEnum):
     """Whether the EXIF orientation turns the image."""
 

@@ -59,6 +59,21 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def memory_limit_bytes() -> int:
+    """Memory this process may use: physical, or less where its control group or its own
+    limit says so (cgroups(7), setrlimit(2))."""
+    limits = [memory_bytes()]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        limits.append(soft)
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        path = pathlib.Path("/sys/fs/cgroup", name)
+        text = path.read_text().strip() if path.is_file() else "max"
+        if text.isdigit():
+            limits.append(int(text))
+    return min(limits)
+
+
 def peak_memory_bytes() -> int:
     """Largest resident size of this process so far."""
     # Linux counts ru_maxrss in KiB (getrusage(2)).

@@ -13,11 +13,15 @@ import re
 from typing import Any, Self
 
 from tlperf.core.choices import (
+    Augment,
+    Cache,
+    Decode,
     Encoding,
     Exif,
     Format,
     ImageCheck,
     OnBad,
+    OnBadRecord,
     OnWarning,
     Optimizer,
     Precision,
@@ -161,18 +165,33 @@ class InputConfig:
         image_size: side in pixels; None takes the backbone's native size.
         batch_size: global batch, over all replicas.
         preprocess: normalisation on the device.
-        seed: of the training order.
+        augment: of training images, on the device.
+        seed: of the training order and of augmentation.
+        decode: how JPEG files become pixels.
+        cache: what is kept in memory from the first epoch on.
+        ram_budget: bytes that batches, decoding and the cache may take; 0 takes a
+            quarter of what this process may use.
+        on_bad_record: what a record that cannot be read or decoded does to a pass.
+        deterministic: whether batches come in the order of the plan; else as they are
+            ready, the same ones.
     """
 
     image_size: int | None = None
     batch_size: int = 32
     preprocess: Preprocess = Preprocess.BACKBONE
+    augment: Augment = Augment.NONE
     seed: int = 0
+    decode: Decode = Decode.EXACT
+    cache: Cache = Cache.NONE
+    ram_budget: int = 0
+    on_bad_record: OnBadRecord = OnBadRecord.FAIL
+    deterministic: bool = True
 
     def __post_init__(self) -> None:
         _check_image_size(self.image_size)
         _check(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
         _check(self.seed >= 0, "seed", self.seed, "a number from 0")
+        _check(self.ram_budget >= 0, "ram_budget", self.ram_budget, "bytes, 0 for auto")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Iterator
 from typing import Self
@@ -57,6 +58,9 @@ _JPEG_CUT = "Premature end of JPEG file"
 # header alone, simplejpeg then looks up a name that is not there.
 _RARE_SAMPLING = "Could not determine subsampling"
 _JPEG_ERRORS = (ValueError, KeyError)
+
+
+_PILLOW_LOCK = threading.Lock()
 
 
 class RefusedError(Exception):
@@ -347,8 +351,8 @@ def _has_wrong_index(image: Image.Image) -> bool:
 
 @contextlib.contextmanager
 def _pillow_image(data: bytes) -> Iterator[ImageFile.ImageFile]:
-    # Both changes are to the process, so this is not for several threads.
-    with warnings.catch_warnings():
+    # Both changes are to the process: one thread at a time.
+    with _PILLOW_LOCK, warnings.catch_warnings():
         # Ours is --max_pixels, decided from the header; Pillow also warns of metadata
         # that we do not use.
         warnings.simplefilter("ignore")

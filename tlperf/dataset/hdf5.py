@@ -20,7 +20,7 @@ import numpy as np
 
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import atomic_path, sha256_file
-from tlperf.dataset.examples import StoredExample
+from tlperf.dataset.examples import Memory, RecordView, StoredExample
 from tlperf.dataset.manifest import ShardEntry, Written
 
 # A read takes whole chunks: small ones keep random access near the record's size.
@@ -204,6 +204,25 @@ class Hdf5Reader:
             sha256=columns["sha256"][index].decode(),
             **{name: int(columns[name][index]) for name in _NUMBERS},
         )
+
+    def view(self, index: int, memory: Memory) -> RecordView:
+        """What input needs of the example, its image in memory of its own."""
+        del memory  # HDF5 unpacks its chunks elsewhere
+        one = self.read(index)
+        encoded = np.frombuffer(one.encoded, np.uint8)
+        return RecordView(encoded, one.label, one.orientation, one.height, one.width)
+
+    def copy_images(
+        self, indexes: np.ndarray, out: np.ndarray, memory: Memory
+    ) -> list[int]:
+        """Copies stored images to the rows of `out`, uint8 [N, bytes]; gives their
+        labels."""
+        labels = []
+        for index, image in zip(indexes.tolist(), out, strict=True):
+            view = self.view(index, memory)
+            image[...] = view.encoded
+            labels.append(view.label)
+        return labels
 
     def _open(self) -> None:
         # HDF5's own structure has no checksums, only its data have: an altered byte

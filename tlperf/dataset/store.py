@@ -15,7 +15,7 @@ import numpy as np
 from tlperf.core.choices import Format
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.dataset.directory import find_damage
-from tlperf.dataset.examples import StoredExample
+from tlperf.dataset.examples import Memory, RecordView, StoredExample
 from tlperf.dataset.hdf5 import Hdf5Reader
 from tlperf.dataset.manifest import Manifest, ShardEntry, read_manifest
 from tlperf.dataset.tfrecord import TfrecordReader
@@ -26,6 +26,14 @@ class Reader(Protocol):
 
     def read(self, index: int) -> StoredExample:
         """The example at `index` of the stored order."""
+
+    def view(self, index: int, memory: Memory) -> RecordView:
+        """What input needs of it; `memory` is where its image may be read to."""
+
+    def copy_images(
+        self, indexes: np.ndarray, out: np.ndarray, memory: Memory
+    ) -> list[int]:
+        """Images as they are stored, into `out`, uint8 [N, bytes]; gives the labels."""
 
     def close(self) -> None:
         """Closes the files; reading opens them again."""
@@ -81,6 +89,41 @@ class StoredSplit:
                 f"got {min(numbers)} to {max(numbers)}"
             )
         return [self._reader.read(number) for number in numbers]
+
+    def view(self, index: int, memory: Memory) -> RecordView:
+        """What input needs of one example; as `read`, for many threads at once.
+
+        Args:
+            index: 0 to count - 1, in the stored order.
+            memory: gives the memory that its image may be read to.
+        """
+        return self._reader.view(index, memory)
+
+    def copy_images(
+        self, indexes: np.ndarray, out: np.ndarray, memory: Memory
+    ) -> list[int]:
+        """Reads raw pixels straight to where they are wanted.
+
+        Args:
+            indexes: int64 [N], each 0 to count - 1.
+            out: uint8 [N, bytes], each row as long as a stored image.
+            memory: for what is around the pixels.
+
+        Returns:
+            The labels.
+
+        Raises:
+            TlperfError: as of `read`, at the first that is damaged.
+        """
+        return self._reader.copy_images(indexes, out, memory)
+
+    def locate(self, index: int) -> tuple[str, int]:
+        """The shard that holds an example, and its record there."""
+        for shard in self._manifest.shards_of(self.name):
+            if index < shard.count:
+                return shard.file, index
+            index -= shard.count
+        raise IndexError(f"{self.name} has {self.count} examples")
 
     def close(self) -> None:
         """Closes the files; reading opens them again."""

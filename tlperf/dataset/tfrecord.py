@@ -2,7 +2,7 @@
 
     written = write_shard(path, examples, classes=("cats", "dogs"))
     reader = TfrecordReader(data_dir, manifest.shards_of("train"))
-    reader.read(7)                          # one pread, checksums checked
+    reader.read(7)                          # one read, checksums checked
 
 A record is: length (uint64), masked CRC-32C of the length, payload, masked CRC-32C of
 the payload, all little-endian. Two files beside a shard, whose names make tfds pass
@@ -14,6 +14,7 @@ damaged record is named by its source file.
 """
 
 import bisect
+import contextlib
 import hashlib
 import itertools
 import os
@@ -29,8 +30,12 @@ import numpy as np
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
 from tlperf.core.files import SyncedWriter, atomic_path, sha256_bytes, write_text
 from tlperf.dataset.examples import (
+    Layout,
+    Memory,
     RecordError,
+    RecordView,
     StoredExample,
+    layout_of,
     parse_example,
     serialize_example,
 )
@@ -44,9 +49,12 @@ _FOOTER = struct.Struct("<I")
 FRAMING_BYTES = _HEADER.size + _FOOTER.size
 
 
-def masked_crc(data: bytes) -> int:
-    """CRC-32C of `data`, rotated and offset as the format asks."""
-    crc = google_crc32c.value(data)
+def masked_crc(*pieces: bytes | np.ndarray) -> int:
+    """CRC-32C of the pieces together (bytes, or contiguous uint8), rotated and offset
+    as the format asks."""
+    crc = 0
+    for piece in pieces:
+        crc = google_crc32c.extend(crc, piece)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
@@ -90,26 +98,9 @@ def _checked_length(record: bytes) -> int:
     return length
 
 
-def read_record(descriptor: int, offset: int, *, size: int, seal: int) -> bytes:
-    """The payload of the record of `size` bytes at `offset`; safe from any thread.
-
-    Raises:
-        RecordError: the file ends before, the length or a checksum is wrong, or the
-            record is not the one whose checksum is `seal`.
-    """
-    record = os.pread(descriptor, size, offset)
-    if len(record) != size:
-        raise RecordError(f"record cut: {len(record)} of {size} bytes are there")
-    payload = unframe(record)
-    if seal_of(record) != seal:
-        raise RecordError("a sound record, but another than was written here")
-    return payload
-
-
-def seal_of(record: bytes) -> int:
+def seal_of(record: bytes | np.ndarray) -> int:
     """The checksum that ends a record."""
-    (seal,) = _FOOTER.unpack_from(record, len(record) - _FOOTER.size)
-    return int(seal)
+    return int.from_bytes(record[-_FOOTER.size :], "little")
 
 
 def iterate_records(stream: BinaryIO, *, file_bytes: int) -> Iterator[bytes]:
@@ -214,12 +205,61 @@ def write_shard(
     return Written(bytes=sum(sizes), sha256=digest.hexdigest(), sidecars=sidecars)
 
 
-class _OpenShard(NamedTuple):
-    """A shard's descriptor and, by record, offset and size int64 [N, 2] and seals."""
+class _Place(NamedTuple):
+    """Where a record is, and what input needs of it.
+
+    Attributes:
+        descriptor: of its open file.
+        offset, size: in the file, framing included; size is 0 until the file is open.
+        seal: the checksum that it must have.
+        start, stop, label, orientation, height, width: its `Layout`, 0 until it was
+            viewed: its checksum says that it is the record of the time before.
+    """
 
     descriptor: int
-    table: np.ndarray
-    seals: np.ndarray
+    offset: int
+    size: int
+    seal: int
+    start: int
+    stop: int
+    label: int
+    orientation: int
+    height: int
+    width: int
+
+
+# Its first column.
+_LAYOUT = len(_Place._fields) - len(Layout._fields)
+
+
+def read_record(place: _Place, pieces: tuple[np.ndarray, ...]) -> None:
+    """Reads a record, framing included, and checks it; safe from any thread.
+
+    Args:
+        place: where it is.
+        pieces: where it is read to, uint8 [bytes] each; framing is not split.
+
+    Raises:
+        RecordError: the file ends before, the length or a checksum is wrong, or the
+            record is not the one that was written there.
+    """
+    found = os.preadv(place.descriptor, [piece.data for piece in pieces], place.offset)
+    if found != place.size:
+        raise RecordError(f"record cut: {found} of {place.size} bytes are there")
+    first, last = pieces[0], pieces[-1]
+    length = place.size - FRAMING_BYTES
+    if _checked_length(first[: _HEADER.size].tobytes()) != length:
+        raise RecordError(f"another length than the {length} bytes of its place")
+    own = seal_of(last)
+    if len(pieces) == 1:
+        checked = masked_crc(first[_HEADER.size : -_FOOTER.size])
+    else:
+        middle = pieces[1:-1]
+        checked = masked_crc(first[_HEADER.size :], *middle, last[: -_FOOTER.size])
+    if own != checked:
+        raise RecordError("checksum of the payload does not match")
+    if own != place.seal:
+        raise RecordError("a sound record, but another than was written here")
 
 
 class TfrecordReader:
@@ -232,38 +272,88 @@ class TfrecordReader:
         self._starts = list(
             itertools.accumulate((shard.count for shard in shards), initial=0)
         )
-        self._opened: dict[int, _OpenShard] = {}
+        # `_Place`s by index: numbers of a batch are looked up together.
+        self._places = np.zeros((self._starts[-1], len(_Place._fields)), np.int64)
+        self._descriptors: dict[int, int] = {}
         self._lock = threading.Lock()
 
     def read(self, index: int) -> StoredExample:
         """The example at `index` of the stored order, checksums checked."""
-        position = bisect.bisect_right(self._starts, index) - 1
-        record = index - self._starts[position]
-        shard = self._opened.get(position) or self._open(position)
-        offset, size = shard.table[record]
-        try:
-            payload = read_record(
-                shard.descriptor,
-                int(offset),
-                size=int(size),
-                seal=int(shard.seals[record]),
-            )
-            return parse_example(payload)
-        except (RecordError, OSError) as error:
-            raise self._damaged(position, str(error), record=record) from error
+        with self._naming_damage(index):
+            payload = _read_payload(self._place(index), fresh_memory)
+            return parse_example(payload.tobytes())
 
-    def _open(self, position: int) -> _OpenShard:
+    def view(self, index: int, memory: Memory) -> RecordView:
+        """What input needs of it, its image in what `memory` gives."""
+        with self._naming_damage(index):
+            place = self._place(index)
+            payload = _read_payload(place, memory)
+            layout: Sequence[int] = place[_LAYOUT:]
+            if not any(layout):
+                layout = layout_of(payload.data)
+                self._places[index, _LAYOUT:] = layout
+            start, stop, *numbers = layout
+            return RecordView(payload[start:stop], *numbers)
+
+    def copy_images(
+        self, indexes: np.ndarray, out: np.ndarray, memory: Memory
+    ) -> list[int]:
+        """Reads images as they are stored, each to its row of `out`, uint8 [N, bytes];
+        gives their labels."""
+        return [
+            self._copy_image(_Place(*place), index, image, memory)
+            for place, index, image in zip(
+                self._places[indexes].tolist(), indexes.tolist(), out, strict=True
+            )
+        ]
+
+    def _copy_image(
+        self, place: _Place, index: int, out: np.ndarray, memory: Memory
+    ) -> int:
+        if place.stop - place.start != len(out):  # not known yet, or not raw pixels
+            view = self.view(index, memory)
+            with self._naming_damage(index):
+                if len(view.encoded) != len(out):
+                    raise RecordError(f"{len(view.encoded)} bytes, not {len(out)}")
+            out[...] = view.encoded
+            return view.label
+        split = _HEADER.size + place.start
+        around = memory(place.size - len(out))
+        try:
+            read_record(place, (around[:split], out, around[split:]))
+        except (RecordError, OSError) as error:
+            raise self._damaged_record(index, error) from error
+        return place.label
+
+    def _place(self, index: int) -> _Place:
+        place = self._places[index].tolist()
+        if not place[2]:
+            self._open(bisect.bisect_right(self._starts, index) - 1)
+            place = self._places[index].tolist()
+        return _Place(*place)
+
+    @contextlib.contextmanager
+    def _naming_damage(self, index: int) -> Iterator[None]:
+        try:
+            yield
+        except (RecordError, OSError) as error:
+            raise self._damaged_record(index, error) from error
+
+    def _open(self, position: int) -> None:
         with self._lock:
-            if position not in self._opened:
-                shard = self._shards[position]
-                table = parse_index(self._sidecar(position, INDEX_SUFFIX))
-                seals, _ = parse_seals(self._sidecar(position, SEALS_SUFFIX))
-                if not len(table) == len(seals) == shard.count:
-                    raise self._damaged(position, "index or seals of other records")
-                path = self._data_dir / shard.file
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                self._opened[position] = _OpenShard(descriptor, table, seals)
-            return self._opened[position]
+            if position in self._descriptors:
+                return
+            shard = self._shards[position]
+            table = parse_index(self._sidecar(position, INDEX_SUFFIX))
+            seals, _ = parse_seals(self._sidecar(position, SEALS_SUFFIX))
+            if not len(table) == len(seals) == shard.count:
+                raise self._damaged(position, "index or seals of other records")
+            path = self._data_dir / shard.file
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptors[position] = descriptor
+            rows = self._places[self._starts[position] : self._starts[position + 1]]
+            rows[:, 0], rows[:, 1], rows[:, 3] = descriptor, table[:, 0], seals
+            rows[:, 2] = table[:, 1]  # last: now they may be read
 
     def _sidecar(self, position: int, suffix: str) -> bytes:
         """The bytes of a file beside the shard, which are the ones that were sealed."""
@@ -276,6 +366,11 @@ class TfrecordReader:
         if sha256_bytes(text) != shard.sidecars.get(name):
             raise self._damaged(position, f"its {suffix} differs from the manifest")
         return text
+
+    def _damaged_record(self, index: int, error: Exception) -> TlperfError:
+        position = bisect.bisect_right(self._starts, index) - 1
+        record = index - self._starts[position]
+        return self._damaged(position, str(error), record=record)
 
     def _damaged(
         self, position: int, found: str, *, record: int | None = None
@@ -297,6 +392,18 @@ class TfrecordReader:
     def close(self) -> None:
         """Closes the files; reading opens them again."""
         with self._lock:
-            for shard in self._opened.values():
-                os.close(shard.descriptor)
-            self._opened.clear()
+            self._places[:] = 0
+            for descriptor in self._descriptors.values():
+                os.close(descriptor)
+            self._descriptors.clear()
+
+
+def fresh_memory(size: int) -> np.ndarray:
+    """Memory of its own for a record: uint8 [size]."""
+    return np.empty(size, np.uint8)
+
+
+def _read_payload(place: _Place, memory: Memory) -> np.ndarray:
+    record = memory(place.size)
+    read_record(place, (record,))
+    return record[_HEADER.size : -_FOOTER.size]

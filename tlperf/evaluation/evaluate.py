@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from tlperf.core import files
+from tlperf.core.choices import Decode
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
 from tlperf.core.progress import progress_bar
 from tlperf.core.settings import InputConfig, RunConfig
@@ -23,7 +24,7 @@ from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.evaluation.metrics import compute_metrics
 from tlperf.model.steps import Network
-from tlperf.pipeline.input import Batches, evaluation_batches
+from tlperf.pipeline.input import Batches, InputPipeline
 from tlperf.reference.backbones import BackboneSpec
 
 TEST_SPLIT = "test"
@@ -96,13 +97,14 @@ def evaluate_backbone(
     start = time.perf_counter()
     folder = config.backbone_path(spec.name)
     _check_classes(trained, dataset)
-    batches = evaluation_batches(
-        dataset,
-        InputConfig(batch_size=config.input.batch_size),
-        split=TEST_SPLIT,
-        image_size=trained["image_size"],
+    # Decoded as in training; nothing is skipped: each image of the split counts.
+    settings = InputConfig(
+        batch_size=config.input.batch_size, decode=Decode(trained["decode"])
     )
-    predictions = predict_split(network.predict, batches, compute=compute)
+    size = trained["image_size"]
+    with InputPipeline(dataset, settings, image_size=size) as pipeline:
+        batches = pipeline.evaluation(TEST_SPLIT)
+        predictions = predict_split(network.predict, batches, compute=compute)
     _check_every_image_once(predictions, dataset)
     result = {
         "backbone": spec.name,

@@ -18,9 +18,10 @@ import keras
 import tensorflow as tf
 
 from tlperf.core.batch import Batch
+from tlperf.core.choices import Augment
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier
-from tlperf.model.preprocess import normalise
+from tlperf.model.preprocess import augment, normalise
 from tlperf.reference.backbones import Normalisation
 
 
@@ -71,6 +72,7 @@ def build_train_step(
     *,
     compute: Compute,
     normalisation: Normalisation,
+    augmentation: Augment,
     batch_size: int,
 ) -> Callable[[Batch], StepSums]:
     """The train step; updates the active variables and returns the batch's sums.
@@ -85,13 +87,44 @@ def build_train_step(
         optimizer: built in the strategy's scope for `active.trainable_variables`.
         compute: strategy and XLA policy.
         normalisation: of the device half of input.
+        augmentation: of the device half of input.
         batch_size: global batch.
     """
+    replica_step = build_replica_step(
+        classifier,
+        optimizer,
+        compute=compute,
+        normalisation=normalisation,
+        augmentation=augmentation,
+        batch_size=batch_size,
+    )
+    compiled = tf.function(replica_step, jit_compile=compute.jit_compile)
+
+    @tf.function
+    def train_step(batch: Batch) -> StepSums:
+        sums = compute.strategy.run(compiled, args=(batch,))
+        return _reduce_sum(compute.strategy, sums)
+
+    return train_step
+
+
+def build_replica_step(
+    classifier: Classifier,
+    optimizer: keras.optimizers.Optimizer,
+    *,
+    compute: Compute,
+    normalisation: Normalisation,
+    augmentation: Augment,
+    batch_size: int,
+) -> Callable[[Batch], StepSums]:
+    """What one replica does in a train step, with the device half of input; arguments
+    as of `build_train_step`, which compiles it."""
     variables = classifier.active.trainable_variables
     dtype = keras.dtype_policies.get(compute.precision).compute_dtype
 
     def replica_step(batch: Batch) -> StepSums:
-        x = normalise(batch.image, normalisation, dtype=dtype)
+        x = augment(batch.image, batch.draw, augmentation)
+        x = normalise(x, normalisation, dtype=dtype)
         if classifier.frozen is not None:
             x = classifier.frozen(x, training=False)
         with tf.GradientTape() as tape:
@@ -103,14 +136,7 @@ def build_train_step(
         optimizer.apply(_agree_on_overflow(gradients, optimizer, compute), variables)
         return sums
 
-    compiled = tf.function(replica_step, jit_compile=compute.jit_compile)
-
-    @tf.function
-    def train_step(batch: Batch) -> StepSums:
-        sums = compute.strategy.run(compiled, args=(batch,))
-        return _reduce_sum(compute.strategy, sums)
-
-    return train_step
+    return replica_step
 
 
 def _agree_on_overflow(

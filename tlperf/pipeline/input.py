@@ -1,83 +1,44 @@
 """The one visible tf.data recipe: stored examples to uint8 batches.
 
-    batches = training_batches(dataset, config, image_size=150, epoch=0)
-    batches = evaluation_batches(dataset, config, split="test", image_size=150)
-    for batch in batches: ...                      # Batch, on one device
-    for batch in batches.distribute(compute): ...  # per replica under a strategy
+    with InputPipeline(dataset, config, image_size=150) as pipeline:
+        for batch in pipeline.training(epoch=0): ...       # Batch, on one device
+        batches = pipeline.evaluation("test")
+        for batch in batches.distribute(compute): ...      # per replica
 
-Both recipes share read, decode, resize and batch; they differ in the plan only:
-training takes full batches in the epoch's order, evaluation every image once, padded.
+Training and evaluation differ in the plan only: training takes full batches in the
+epoch's order, evaluation every image once, padded. Order, load, prefetch are stages of
+tf.data; loading a batch (read, decode, resize) is one of them, on threads of its own
+(`tlperf.pipeline.load`), so that memory holds a few batches whatever the number of
+cores.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
+from typing import Any, Self
 
-import numpy as np
 import tensorflow as tf
 
 from tlperf.core.batch import Batch
-from tlperf.core.choices import Encoding, Exif
+from tlperf.core.choices import Cache
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.machine import usable_cores
+from tlperf.core.machine import memory_limit_bytes, usable_cores
 from tlperf.core.settings import InputConfig
-from tlperf.dataset.manifest import Manifest
-from tlperf.dataset.store import StoredDataset, StoredSplit
+from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
-from tlperf.pipeline.order import BatchPlan, plan_evaluation, plan_training
+from tlperf.pipeline.decode import Decoder
+from tlperf.pipeline.load import Loader
+from tlperf.pipeline.order import DRAWS, BatchPlan, plan_evaluation, plan_training
 
-# Records fetched by one Python call: large enough that the call costs under 1 % of
-# their decoding, small enough that the first batch comes soon.
-_READ_GROUP = 16
-# Groups read at once; reading is tens of times faster than decoding.
-_READ_PARALLEL = 2
-# Images that an error line names.
-_NAMED = 20
+# Batches loaded at once: the threads go on with the next one where the last images of
+# one are slow.
+_BATCHES_AT_ONCE = 2
 # Batches ready ahead of the step: one being copied, one waiting.
 _PREFETCH_BATCHES = 2
-
-
-class RecordReader:
-    """Reads groups of records for tf.data and keeps the error TensorFlow would blur."""
-
-    def __init__(self, split: StoredSplit):
-        self._split = split
-        self.failure: TlperfError | None = None
-
-    def __call__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """int64 [G] to encoded bytes [G], labels int32 [G], orientations int32 [G]."""
-        try:
-            examples = self._split.read(index)
-        except TlperfError as error:
-            self.failure = error
-            raise
-        return (
-            np.array([example.encoded for example in examples], dtype=object),
-            np.array([example.label for example in examples], dtype=np.int32),
-            np.array([example.orientation for example in examples], dtype=np.int32),
-        )
-
-    def name_undecodable(self, error: tf.errors.InvalidArgumentError) -> TlperfError:
-        """The error that names every image TensorFlow cannot decode.
-
-        TensorFlow's own names none, so the split is decoded once more, one by one.
-        """
-        bad = []
-        for index in range(self._split.count):
-            (example,) = self._split.read([index])
-            try:
-                tf.io.decode_jpeg(example.encoded, channels=3)
-            except tf.errors.InvalidArgumentError:
-                bad.append(example.filename)
-        names = ", ".join(bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else "")
-        cause = error.message.splitlines()[0]
-        return TlperfError(
-            ExitCode.DATA,
-            "bad_record",
-            path=self._split.name,
-            found=f"{len(bad)} of {self._split.count} images cannot be decoded: "
-            f"{names or cause}",
-            remedy="mend or remove them and shard again with --image_check=decode",
-        )
+# With the one that the step has.
+_BATCHES_HELD = _BATCHES_AT_ONCE + _PREFETCH_BATCHES + 1
+# Of the memory this process may use, what input takes where nothing is said.
+_RAM_SHARE = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,12 +48,12 @@ class Batches:
     Attributes:
         dataset: yields Batch with the global batch size.
         plan: which examples make which batch.
-        reader: what reads the records.
+        loader: what makes them.
     """
 
     dataset: tf.data.Dataset
     plan: BatchPlan
-    reader: RecordReader
+    loader: Loader
 
     def __iter__(self) -> Iterator[Batch]:
         return self._named_errors(iter(self.dataset))
@@ -117,11 +78,9 @@ class Batches:
             except StopIteration:
                 return
             except tf.errors.OpError as error:
-                if self.reader.failure is not None:
-                    raise self.reader.failure from error
-                if not isinstance(error, tf.errors.InvalidArgumentError):
+                if self.loader.failure is None:
                     raise  # memory, device: not the data's fault
-                raise self.reader.name_undecodable(error) from error
+                raise self.loader.failure from error
             yield batch
 
 
@@ -129,7 +88,7 @@ def copied_ahead(dataset: tf.data.Dataset, device: str) -> tf.data.Dataset:
     """Batches copied to `device` while the step before them computes."""
     to_device = tf.data.experimental.prefetch_to_device(device, _PREFETCH_BATCHES)
     # Once more: the part on the device does not inherit the options.
-    return dataset.apply(to_device).with_options(input_options())
+    return dataset.apply(to_device).with_options(input_options(deterministic=True))
 
 
 def split_batch(batch: Batch, compute: Compute) -> Batch:
@@ -169,142 +128,168 @@ def check_batch_size(batch_size: int, replicas: int) -> None:
         )
 
 
-def training_batches(
-    dataset: StoredDataset, config: InputConfig, *, image_size: int, epoch: int
-) -> Batches:
-    """One epoch of the training split, in the order of (seed, epoch).
+class InputPipeline:
+    """Every pass over one data directory at one image size; a context manager.
+
+    Args:
+        dataset: the data directory.
+        config: batch size, order, decoding, cache.
+        image_size: side in pixels.
 
     Raises:
-        TlperfError: 65 where the split has fewer images than a batch.
+        TlperfError: exit code 71, where batches and cache exceed `config.ram_budget`.
     """
-    split = dataset.split("train")
-    plan = plan_training(
-        count=split.count, batch_size=config.batch_size, seed=config.seed, epoch=epoch
+
+    def __init__(self, dataset: StoredDataset, config: InputConfig, *, image_size: int):
+        self._dataset = dataset
+        self._config = config
+        self._image_size = image_size
+        self._decoder = Decoder.of(
+            dataset.manifest, config.decode, image_size=image_size
+        )
+        self._scratch_bytes = plan_memory(dataset, config, image_size=image_size)
+        self._loaders: dict[str, Loader] = {}
+
+    def training(self, epoch: int, *, step: int = 0) -> Batches:
+        """One epoch of the training split, in the order of (seed, epoch), from `step`.
+
+        Raises:
+            TlperfError: 65 where the split has fewer images than a batch.
+        """
+        plan = plan_training(
+            count=self._dataset.split("train").count,
+            batch_size=self._config.batch_size,
+            seed=self._config.seed,
+            epoch=epoch,
+        )
+        return self._batches("train", plan.from_step(step))
+
+    def evaluation(self, split: str) -> Batches:
+        """Every image of a split exactly once, in stored order."""
+        count = self._dataset.split(split).count
+        plan = plan_evaluation(count=count, batch_size=self._config.batch_size)
+        return self._batches(split, plan)
+
+    def _batches(self, split: str, plan: BatchPlan) -> Batches:
+        loader = self._loader(split)
+        # Whole batches: a slice a step.
+        steps = (plan.steps, plan.batch_size)
+        dataset = tf.data.Dataset.from_tensor_slices(
+            (
+                plan.index.reshape(steps),
+                plan.weight.reshape(steps),
+                plan.draw.reshape(*steps, DRAWS),
+            )
+        )
+        dataset = dataset.map(
+            functools.partial(load_batch, loader, self._image_size),
+            # Copying is memory's work: two at once would take turns at Python's lock.
+            num_parallel_calls=None if loader.is_copying() else _BATCHES_AT_ONCE,
+        )
+        dataset = dataset.prefetch(_PREFETCH_BATCHES)
+        options = input_options(deterministic=self._config.deterministic)
+        return Batches(dataset.with_options(options), plan, loader)
+
+    def _loader(self, split: str) -> Loader:
+        if split not in self._loaders:
+            self._loaders[split] = Loader(
+                self._dataset.split(split),
+                self._decoder,
+                cache=self._config.cache,
+                on_bad_record=self._config.on_bad_record,
+                threads=usable_cores(),
+                scratch_bytes=self._scratch_bytes,
+            )
+        return self._loaders[split]
+
+    def skipped(self) -> list[dict[str, Any]]:
+        """Records left out so far: `split index file record found`."""
+        return [
+            {"split": split, **dataclasses.asdict(one)}
+            for split, loader in self._loaders.items()
+            for _, one in sorted(loader.skipped.items())
+        ]
+
+    def close(self) -> None:
+        """Ends the threads and lets go of the cache; what was skipped stays known."""
+        for loader in self._loaders.values():
+            loader.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def load_batch(
+    loader: Loader,
+    image_size: int,
+    index: tf.Tensor,
+    weight: tf.Tensor,
+    draw: tf.Tensor,
+) -> Batch:
+    """One batch of the plan, loaded."""
+    kinds = (tf.uint8, tf.int32, tf.float32)
+    image, label, weight = tf.numpy_function(loader, [index, weight], kinds)
+    batch_size = index.shape[0]
+    return Batch(
+        image=tf.ensure_shape(image, [batch_size, image_size, image_size, 3]),
+        label=tf.ensure_shape(label, [batch_size]),
+        weight=tf.ensure_shape(weight, [batch_size]),
+        index=index,
+        draw=draw,
     )
-    return _batches(split, dataset.manifest, plan, image_size=image_size)
 
 
-def evaluation_batches(
-    dataset: StoredDataset, config: InputConfig, *, split: str, image_size: int
-) -> Batches:
-    """Every image of a split exactly once, in stored order."""
-    stored = dataset.split(split)
-    plan = plan_evaluation(count=stored.count, batch_size=config.batch_size)
-    return _batches(stored, dataset.manifest, plan, image_size=image_size)
+def plan_memory(dataset: StoredDataset, config: InputConfig, *, image_size: int) -> int:
+    """Bytes left for images being decoded, when batches and cache have theirs.
+
+    Raises:
+        TlperfError: exit code 71, where nothing is left.
+    """
+    budget = config.ram_budget or memory_limit_bytes() // _RAM_SHARE
+    image_bytes = 3 * image_size * image_size
+    batches = _BATCHES_HELD * config.batch_size * image_bytes
+    cached = cache_bytes(dataset, config.cache, image_bytes=image_bytes)
+    left = budget - batches - cached
+    if left <= 0:
+        raise TlperfError(
+            ExitCode.MEMORY,
+            "ram_budget",
+            found=f"batches take {batches} bytes, --cache={config.cache} {cached}; "
+            f"input may have {budget}",
+            remedy="give a smaller --batch_size, another --cache or more --ram_budget",
+        )
+    return left
 
 
-def _batches(
-    split: StoredSplit, manifest: Manifest, plan: BatchPlan, *, image_size: int
-) -> Batches:
-    reader = RecordReader(split)
-    dataset = tf.data.Dataset.from_tensor_slices((plan.index, plan.weight))
-    # In groups, before the parallel map: records are small, images are not.
-    dataset = read_records(dataset, reader)
-    # Decoding bounds the recipe, so this stage gets the cores.
-    dataset = decode_records(dataset, manifest, image_size)
-    # The plan holds whole batches only: drop_remainder makes the shape static.
-    dataset = dataset.batch(plan.batch_size, drop_remainder=True)
-    dataset = dataset.map(Batch)
-    dataset = dataset.prefetch(_PREFETCH_BATCHES)
-    return Batches(dataset.with_options(input_options()), plan, reader)
+def cache_bytes(dataset: StoredDataset, cache: Cache, *, image_bytes: int) -> int:
+    """Memory that the cache of training and validation takes when it is full."""
+    splits = ("train", "validation")
+    if cache is Cache.DECODED:
+        return sum(dataset.split(name).count for name in splits) * image_bytes
+    if cache is Cache.ENCODED:
+        return sum(
+            shard.bytes for name in splits for shard in dataset.manifest.shards_of(name)
+        )
+    return 0
 
 
-def read_records(dataset: tf.data.Dataset, reader: RecordReader) -> tf.data.Dataset:
-    """(index, weight) to (encoded, orientation, label, weight, index), one a record."""
+def input_options(*, deterministic: bool) -> tf.data.Options:
+    """tf.data options of every recipe, in one place.
 
-    def read(index: tf.Tensor, weight: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        stored = tf.numpy_function(reader, [index], (tf.string, tf.int32, tf.int32))
-        encoded, label, orientation = (tf.ensure_shape(x, [None]) for x in stored)
-        return encoded, orientation, label, weight, index
-
-    groups = dataset.batch(_READ_GROUP)
-    return groups.map(read, num_parallel_calls=_READ_PARALLEL).unbatch()
-
-
-def decode_records(
-    dataset: tf.data.Dataset, manifest: Manifest, image_size: int
-) -> tf.data.Dataset:
-    """(encoded, orientation, *rest) to (image uint8 [S, S, 3], *rest)."""
-
-    def decode(
-        encoded: tf.Tensor, orientation: tf.Tensor, *rest: tf.Tensor
-    ) -> tuple[tf.Tensor, ...]:
-        image = decode_image(encoded, orientation, manifest)
-        return resize_image(image, image_size), *rest
-
-    return dataset.map(decode, num_parallel_calls=usable_cores())
-
-
-def input_options() -> tf.data.Options:
-    """tf.data options of every recipe, in one place."""
+    Args:
+        deterministic: the order is the plan's, whatever thread ends first.
+    """
     options = tf.data.Options()
     # Parallelism is written out in the recipe. TensorFlow 2.21's autotuner keeps a
     # thread that an iterator's destructor waits for: the end of a pass took up to 30 s,
     # in distributed datasets too, whose per-device part does not take these options.
     options.autotune.enabled = False
-    # The order is the plan's, whatever thread ends first.
-    options.deterministic = True
+    options.deterministic = deterministic
     # One process reads the plan: nothing is to be sharded behind its back.
     options.experimental_distribute.auto_shard_policy = (
         tf.data.experimental.AutoShardPolicy.OFF
     )
     return options
-
-
-def decode_image(
-    encoded: tf.Tensor, orientation: tf.Tensor, manifest: Manifest
-) -> tf.Tensor:
-    """Stored bytes to pixels: uint8 [H, W, 3], RGB.
-
-    JPEG, PNG and one-frame GIF are told apart by content. `INTEGER_ACCURATE` is
-    libjpeg's slow exact transform, pinned so that both formats and every version of the
-    recipe give equal pixels.
-
-    Args:
-        encoded: string scalar, a file's bytes; raw pixels where the manifest says so.
-        orientation: int32 scalar, EXIF 1..8; applied where the manifest says so.
-        manifest: of the data directory.
-    """
-    if manifest.encoding == Encoding.RAW:
-        side = manifest.image_size
-        return tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [side, side, 3])
-    image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-    if manifest.encoding == Encoding.SOURCE and manifest.exif == Exif.APPLY:
-        image = turn_image(image, orientation)
-    return image
-
-
-def turn_image(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Applies an EXIF orientation: uint8 [H, W, 3], sides may swap (TIFF 6.0, 274)."""
-
-    def transpose(x: tf.Tensor) -> tf.Tensor:
-        return tf.transpose(x, [1, 0, 2])
-
-    def mirror(x: tf.Tensor) -> tf.Tensor:
-        return tf.reverse(x, [1])
-
-    def flip(x: tf.Tensor) -> tf.Tensor:
-        return tf.reverse(x, [0])
-
-    turns = [
-        lambda: image,  # 0 is no orientation: some cameras write it
-        lambda: image,
-        lambda: mirror(image),
-        lambda: flip(mirror(image)),
-        lambda: flip(image),
-        lambda: transpose(image),
-        lambda: mirror(transpose(image)),
-        lambda: flip(mirror(transpose(image))),
-        lambda: flip(transpose(image)),
-    ]
-    return tf.switch_case(tf.cast(orientation, tf.int32), turns, lambda: image)
-
-
-def resize_image(image: tf.Tensor, image_size: int) -> tf.Tensor:
-    """Bilinear to uint8 [S, S, 3], without antialiasing, as Keras' own loader does."""
-    if image.shape[:2] == (image_size, image_size):
-        return image
-    resized = tf.image.resize(image, [image_size, image_size], method="bilinear")
-    return tf.ensure_shape(
-        tf.cast(tf.round(resized), tf.uint8), [image_size, image_size, 3]
-    )

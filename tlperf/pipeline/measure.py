@@ -7,24 +7,23 @@ lowest ceiling is what bounds the whole. Whether bytes came from the disk or fro
 page cache is read from the system, not assumed.
 """
 
+import concurrent.futures
 import pathlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
+from tlperf.core.machine import usable_cores
 from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
+from tlperf.dataset.tfrecord import fresh_memory
 from tlperf.device.setup import Compute
-from tlperf.pipeline.input import (
-    RecordReader,
-    decode_records,
-    input_options,
-    read_records,
-    training_batches,
-)
-from tlperf.pipeline.order import plan_evaluation
+from tlperf.pipeline.decode import Decoder
+from tlperf.pipeline.input import InputPipeline, input_options
+from tlperf.pipeline.memory import Scratch
 
 # Images held in memory for the decode ceiling.
 _SAMPLE_IMAGES = 256
@@ -42,21 +41,21 @@ def measure_input(
 ) -> dict[str, Any]:
     """The JSON of `input`; every rate is images a second over about `secs` seconds."""
 
+    pipeline = InputPipeline(dataset, config, image_size=image_size)
+
     def whole() -> Iterator[int]:
         epoch = 0
         while True:
-            batches = training_batches(
-                dataset, config, image_size=image_size, epoch=epoch
-            )
-            for _ in batches.distribute(compute):
+            for _ in pipeline.training(epoch).distribute(compute):
                 yield config.batch_size
             epoch += 1
 
+    decoder = Decoder.of(dataset.manifest, config.decode, image_size=image_size)
     # The rate of the whole is taken last: by then the data are where they will be.
     part_secs = secs / 4
     stages: dict[str, float | None] = {
         "read": _rate(_read_only(dataset), part_secs)[0],
-        "decode": _rate(_decode_only(dataset, image_size), part_secs)[0],
+        "decode": _rate(_decode_only(dataset, decoder), part_secs)[0],
         "augment": None,  # no augmentation in this recipe
         "batch": _rate(_batch_only(config.batch_size, image_size), part_secs)[0],
         "transfer": _rate(
@@ -106,35 +105,46 @@ def _bytes_from_disk() -> int:
 
 
 def _read_only(dataset: StoredDataset) -> Iterator[int]:
+    """Every record read, checked and parsed."""
     split = dataset.split("train")
-    plan = plan_evaluation(count=split.count, batch_size=1)
-    order = tf.data.Dataset.from_tensor_slices((plan.index, plan.weight)).repeat()
-    return _in_groups(read_records(order, RecordReader(split)))
+    return _on_threads(lambda i: split.view(i, fresh_memory), range(split.count))
 
 
-def _decode_only(dataset: StoredDataset, image_size: int) -> Iterator[int]:
+def _decode_only(dataset: StoredDataset, decoder: Decoder) -> Iterator[int]:
+    """Records in memory decoded and resized, each into memory of its own."""
     split = dataset.split("train")
-    examples = split.read(range(min(split.count, _SAMPLE_IMAGES)))
-    records = tf.data.Dataset.from_tensor_slices(
-        (
-            [example.encoded for example in examples],
-            [example.orientation for example in examples],
-        )
-    )
-    return _in_groups(decode_records(records.repeat(), dataset.manifest, image_size))
+    images = min(split.count, _SAMPLE_IMAGES)
+    views = [split.view(i, fresh_memory) for i in range(images)]
+    side = decoder.image_size
+    out = np.empty((len(views), side, side, 3), np.uint8)
+
+    def decode(number: int) -> None:
+        decoder.decode_into(views[number], out[number], Scratch())
+
+    return _on_threads(decode, range(len(views)))
 
 
-def _in_groups(dataset: tf.data.Dataset) -> Iterator[int]:
-    # Iterated record by record, the loop in Python would be what is timed.
-    grouped = dataset.batch(_GROUP).prefetch(2).with_options(input_options())
-    return (_GROUP for _ in grouped)
+def _on_threads(work: Callable[[int], Any], numbers: range) -> Iterator[int]:
+    """Does the work for all numbers over and over, on a thread a core; yields how many
+    were done."""
+
+    def do(group: Sequence[int]) -> int:
+        for number in group:
+            work(number)
+        return len(group)
+
+    groups = [numbers[i : i + _GROUP] for i in range(0, len(numbers), _GROUP)]
+    with concurrent.futures.ThreadPoolExecutor(usable_cores()) as pool:
+        while True:
+            yield from pool.map(do, groups)
 
 
 def _batch_only(batch_size: int, image_size: int) -> Iterator[int]:
     image = tf.zeros([image_size, image_size, 3], tf.uint8)
     images = tf.data.Dataset.from_tensors(image).repeat()
     batches = images.batch(batch_size, drop_remainder=True).prefetch(2)
-    return (batch_size for _ in batches.with_options(input_options()))
+    options = input_options(deterministic=True)
+    return (batch_size for _ in batches.with_options(options))
 
 
 def _transfer_only(batch_size: int, image_size: int, compute: Compute) -> Iterator[int]:

@@ -2,6 +2,8 @@
 
     order = training_order(count=1200, seed=0, epoch=3)    # int64 permutation
     plan = plan_training(count=1200, batch_size=32, seed=0, epoch=3)
+    plan.from_step(17)                                     # what is left of the epoch
+    plan.for_worker(1, workers=4)                          # a quarter of each batch
     plan = plan_evaluation(count=400, batch_size=32)       # padded, weight 0 at the end
 
 The store's format, the number of threads and of replicas do not enter, so TFRecord and
@@ -13,6 +15,9 @@ import dataclasses
 import numpy as np
 
 from tlperf.core.errors import ExitCode, TlperfError
+
+# Random numbers of an image and epoch: flip, size of the crop, its top, its left.
+DRAWS = 4
 
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -33,12 +38,26 @@ def training_order(*, count: int, seed: int, epoch: int) -> np.ndarray:
     generator's stream it is the same on every platform and NumPy version, and unlike a
     shuffle buffer it is exact.
     """
+    keys = _keyed(np.arange(count), seed, epoch)
+    return np.argsort(keys, kind="stable").astype(np.int64)
+
+
+def random_draws(index: np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """Numbers for the augmentation of each image: float32 [N, DRAWS], from 0 to below
+    1, a formula of (seed, epoch, index, position in the row)."""
+    columns = [_keyed(index, seed, epoch, 1 + column) for column in range(DRAWS)]
+    bits = np.stack(columns, axis=1) >> np.uint64(40)  # float32 holds 24
+    return bits.astype(np.float32) / np.float32(1 << 24)
+
+
+def _keyed(index: np.ndarray, *keys: int) -> np.ndarray:
+    """64 mixed bits of (keys, index): uint64, the shape of `index`."""
     with np.errstate(over="ignore"):
         # Chained, not combined: (1, 2) and (2, 1) must not give one key.
-        key = _mix(np.array([seed], np.uint64) + _GOLDEN)
-        key = _mix(key + np.array([epoch], np.uint64) + _GOLDEN)
-        keys = _mix(np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN + key)
-    return np.argsort(keys, kind="stable").astype(np.int64)
+        key = np.zeros(1, np.uint64)
+        for part in keys:
+            key = _mix(key + np.array([part], np.uint64) + _GOLDEN)
+        return _mix((index + 1).astype(np.uint64) * _GOLDEN + key)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +67,14 @@ class BatchPlan:
     Attributes:
         index: int64 [steps * batch_size], indexes in stored order.
         weight: float32, same shape; 0 marks padding.
-        batch_size: global batch.
+        draw: float32 [steps * batch_size, DRAWS], for augmentation; 0 in evaluation.
+        batch_size: of this plan's batches: global, or a worker's part.
         dropped: examples that this pass leaves out (training's remainder).
     """
 
     index: np.ndarray
     weight: np.ndarray
+    draw: np.ndarray
     batch_size: int
     dropped: int = 0
 
@@ -61,6 +82,38 @@ class BatchPlan:
     def steps(self) -> int:
         """Batches of the pass."""
         return len(self.index) // self.batch_size
+
+    def from_step(self, step: int) -> "BatchPlan":
+        """The plan without its first `step` batches: all the state a resumed run needs
+        is (seed, epoch, step)."""
+        return self._take(np.arange(step * self.batch_size, len(self.index)))
+
+    def for_worker(self, worker: int, *, workers: int) -> "BatchPlan":
+        """A worker's rows of every batch: as many steps for each worker, and each
+        example for one of them, whatever files they are in.
+
+        Raises:
+            TlperfError: exit code 78, where workers cannot share a batch evenly.
+        """
+        if self.batch_size % workers:
+            raise TlperfError(
+                ExitCode.CONFIG,
+                "indivisible_batch",
+                found=f"--batch_size={self.batch_size} cannot be split over {workers} "
+                "workers",
+                remedy=f"give a multiple of {workers}",
+            )
+        rows = np.arange(len(self.index)).reshape(self.steps, workers, -1)[:, worker]
+        part = self._take(rows.reshape(-1))
+        return dataclasses.replace(part, batch_size=self.batch_size // workers)
+
+    def _take(self, rows: np.ndarray) -> "BatchPlan":
+        return dataclasses.replace(
+            self,
+            index=self.index[rows],
+            weight=self.weight[rows],
+            draw=self.draw[rows],
+        )
 
 
 def plan_training(*, count: int, batch_size: int, seed: int, epoch: int) -> BatchPlan:
@@ -81,6 +134,7 @@ def plan_training(*, count: int, batch_size: int, seed: int, epoch: int) -> Batc
     return BatchPlan(
         index=order[:used],
         weight=np.ones(used, np.float32),
+        draw=random_draws(order[:used], seed=seed, epoch=epoch),
         batch_size=batch_size,
         dropped=count - used,
     )
@@ -94,5 +148,6 @@ def plan_evaluation(*, count: int, batch_size: int) -> BatchPlan:
             np.int64
         ),
         weight=np.concatenate([np.ones(count), np.zeros(padding)]).astype(np.float32),
+        draw=np.zeros((count + padding, DRAWS), np.float32),
         batch_size=batch_size,
     )

@@ -36,11 +36,7 @@ from tlperf.model.steps import (
     build_train_step,
 )
 from tlperf.model.weights import WEIGHTS_NAME, WeightsSource, save_keras_weights
-from tlperf.pipeline.input import (
-    check_batch_size,
-    evaluation_batches,
-    training_batches,
-)
+from tlperf.pipeline.input import InputPipeline, check_batch_size
 from tlperf.reference.backbones import BackboneSpec, Normalisation
 from tlperf.training.optimizer import build_optimizer, optimizer_settings
 from tlperf.training.passes import PassResult, run_pass
@@ -50,6 +46,8 @@ from tlperf.training.telemetry import Telemetry
 _UNFINISHED = f"unfinished-{WEIGHTS_NAME}"
 # Above this share of an epoch spent waiting for input, the result says so.
 _INPUT_WAIT_WARNING = 0.10
+# Skipped records that a warning names.
+_NAMED = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +61,7 @@ class Trainer:
     classifier: Classifier
     optimizer: keras.optimizers.Optimizer
     image_size: int
+    pipeline: InputPipeline
 
     @property
     def _normalisation(self) -> Normalisation:
@@ -76,6 +75,7 @@ class Trainer:
             self.optimizer,
             compute=self.compute,
             normalisation=self._normalisation,
+            augmentation=self.config.input.augment,
             batch_size=self.config.input.batch_size,
         )
 
@@ -95,18 +95,14 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> tuple[PassResult, int]:
         """One epoch (0-based): its result and how many images were left out."""
-        batches = training_batches(
-            self.dataset, self.config.input, image_size=self.image_size, epoch=epoch
-        )
+        batches = self.pipeline.training(epoch)
         title = f"{self.spec.name} epoch {epoch + 1}/{self.config.training.epochs}"
         result = run_pass(self.train_step, batches, compute=self.compute, title=title)
         return result, batches.plan.dropped
 
     def validate(self, split: str = "validation") -> PassResult:
         """One pass over a split without training."""
-        batches = evaluation_batches(
-            self.dataset, self.config.input, split=split, image_size=self.image_size
-        )
+        batches = self.pipeline.evaluation(split)
         title = f"{self.spec.name} {split}"
         return run_pass(self.evaluate_step, batches, compute=self.compute, title=title)
 
@@ -141,7 +137,10 @@ def build_trainer(
         optimizer = build_optimizer(spec, config.training, precision=compute.precision)
         # Keras 3.15 cannot create slots while tracing under a strategy (keras 23085).
         optimizer.build(classifier.active.trainable_variables)
-    return Trainer(spec, config, dataset, compute, classifier, optimizer, image_size)
+    pipeline = InputPipeline(dataset, config.input, image_size=image_size)
+    return Trainer(
+        spec, config, dataset, compute, classifier, optimizer, image_size, pipeline
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,13 +183,14 @@ def train_backbone(
         ),
     )
     rows: list[dict[str, Any]] = []
-    with Telemetry(folder) as telemetry:
+    with trainer.pipeline, Telemetry(folder) as telemetry:
         for epoch in range(config.training.epochs):
             trained, dropped = trainer.train_epoch(epoch)
             validated = trainer.validate()
             _check_finite(spec, epoch, trained, validated)
             row = _epoch_row(trainer, epoch, trained, validated)
             row["dropped"] = dropped
+            row["skipped"] = trained.planned - trained.count
             if row == max([*rows, row], key=_quality):
                 save_keras_weights(trainer.classifier.whole, folder / _UNFINISHED)
             rows.append(row)
@@ -285,6 +285,10 @@ def _train_result(
         "image_size": trainer.image_size,
         "batch_size": config.input.batch_size,
         "preprocess": config.input.preprocess.value,
+        "decode": config.input.decode.value,
+        "augment": config.input.augment.value,
+        "cache": config.input.cache.value,
+        "skipped": trainer.pipeline.skipped(),
         "weights": weights.facts(),
         "weights_sha256": files.sha256_file(folder / WEIGHTS_NAME),
         "data_digest": trainer.dataset.manifest.digest,
@@ -313,6 +317,10 @@ def _warnings(
         found.append(
             f"{wait_fraction:.0%} of the training waited for input: see tlperf input"
         )
+    skipped = trainer.pipeline.skipped()
+    if skipped:
+        named = ", ".join(f"{one['file']}[{one['record']}]" for one in skipped[:_NAMED])
+        found.append(f"{len(skipped)} records were skipped: {named}")
     if rows[0]["dropped"]:
         found.append(
             f"{rows[0]['dropped']} images an epoch were left out, others each epoch: "

@@ -51,6 +51,7 @@ class PassResult:
         loss: mean over the images that count.
         accuracy: share of them classified right.
         count: images that counted.
+        planned: images of the plan; those that were skipped did not count.
         steps: batches.
         secs: wall time of the pass.
         first_step_secs: of the first step, tracing and compiling included.
@@ -64,6 +65,7 @@ class PassResult:
     loss: float
     accuracy: float
     count: int
+    planned: int
     steps: int
     secs: float
     first_step_secs: float
@@ -104,6 +106,7 @@ def run_pass(
         loss=loss / count,
         accuracy=correct / count,
         count=int(count),
+        planned=int(plan.weight.sum()),
         steps=len(done),
         secs=secs,
         first_step_secs=first_secs,

@@ -1,0 +1,478 @@
+"""Loading batches: pixels as TensorFlow's, for any threads, caches and bad records."""
+
+import dataclasses
+import io
+import threading
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+import tlperf.pipeline.input
+from tests.images import exif_bytes, image_bytes, make_folder, make_image
+from tlperf.core.choices import Cache, Decode, Encoding, Exif, Format, OnBadRecord
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.settings import DataConfig, InputConfig
+from tlperf.dataset.examples import (
+    RecordError,
+    RecordView,
+    StoredExample,
+    layout_of,
+    parse_example,
+    serialize_example,
+)
+from tlperf.dataset.shard import write_dataset
+from tlperf.dataset.store import open_dataset
+from tlperf.pipeline.decode import Decoder
+from tlperf.pipeline.input import InputPipeline
+from tlperf.pipeline.load import Loader, PixelCache
+from tlperf.pipeline.memory import ByteBudget, Recycler, Scratch
+from tlperf.pipeline.order import DRAWS, plan_evaluation, plan_training, random_draws
+
+GIB = 1 << 30
+
+
+@given(
+    encoded=st.binary(max_size=300),
+    label=st.integers(0, 2**63 - 1),
+    filename=st.text(st.characters(exclude_categories=["Cs"])),
+    width=st.integers(0, 2**40),
+)
+def test_a_layout_is_what_protobuf_reads(encoded, label, filename, width):
+    made = StoredExample(encoded, label, filename, 3, 4, width, "ab")
+    payload = serialize_example(made, class_name="c" * (width % 200))
+    start, stop, *numbers = layout_of(payload)
+    assert payload[start:stop] == encoded
+    assert numbers == [label, 3, 4, width]
+
+
+@given(st.binary(max_size=80), st.data())
+def test_a_damaged_message_is_refused_or_read_as_protobuf_reads_it(tail, data):
+    """What protobuf does not read may still have a layout, where the damage is outside
+    of what input needs: a record's checksum is what tells."""
+    made = StoredExample(b"abc", 1, "x", 1, 2, 3, "ab")
+    payload = bytearray(serialize_example(made, class_name="c"))
+    at = data.draw(st.integers(0, len(payload) - 1))
+    payload[at] ^= data.draw(st.integers(1, 255))
+    damaged = bytes(payload) + data.draw(st.sampled_from([b"", tail]))
+    try:
+        start, stop, *numbers = layout_of(damaged)
+        one = parse_example(damaged)
+    except RecordError:
+        return
+    assert damaged[start:stop] == one.encoded
+    assert numbers == [one.label, one.orientation, one.height, one.width]
+
+
+def view_of(data, *, orientation=1, size=(32, 24)):
+    encoded = np.frombuffer(data, np.uint8)
+    return RecordView(encoded, 0, orientation, size[1], size[0])
+
+
+def decode(data, mode, side, *, orientation=1, turns=False):
+    out = np.empty((side, side, 3), np.uint8)
+    decoder = Decoder(image_size=side, decode=mode, raw_size=None, turns=turns)
+    decoder.decode_into(view_of(data, orientation=orientation), out, Scratch())
+    return out
+
+
+def by_tensorflow(data, side):
+    image = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")
+    resized = tf.image.resize(image, [side, side])
+    return tf.cast(tf.round(resized), tf.uint8).numpy()
+
+
+FILES = {
+    "jpeg": image_bytes(1, size=(90, 61)),
+    "jpeg 4:2:0": image_bytes(2, size=(91, 60), subsampling=2, quality=70),
+    "progressive": image_bytes(3, size=(64, 64), progressive=True),
+    "gray": image_bytes(4, mode="L"),
+    "cmyk": image_bytes(5, mode="CMYK", size=(50, 40)),
+    "tall": image_bytes(10, size=(30, 200)),
+    "wide and progressive": image_bytes(12, size=(301, 150), progressive=True),
+    "png": image_bytes(6, "PNG"),
+    "png rgba": image_bytes(7, "PNG", mode="RGBA"),
+    "png palette": image_bytes(8, "PNG", mode="P"),
+    "gif": image_bytes(9, "GIF", mode="P"),
+}
+
+
+@pytest.mark.parametrize("side", [16, 48, 64])
+@pytest.mark.parametrize("name", FILES)
+def test_exact_pixels_are_tensorflows(two_cpus, name, side):
+    ours, theirs = decode(FILES[name], Decode.EXACT, side), None
+    theirs = by_tensorflow(FILES[name], side)
+    difference = np.abs(ours.astype(int) - theirs)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.05
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_fast_pixels_are_close(name):
+    for side in (16, 48):
+        exact = decode(FILES[name], Decode.EXACT, side).astype(int)
+        fast = decode(FILES[name], Decode.FAST, side)
+        assert np.abs(exact - fast).mean() < 12
+
+
+def test_fast_decodes_large_images_at_a_part_of_their_size():
+    """At 1/4 here: each of its pixels is a mean, so thin lines turn to gray."""
+    lines = np.zeros((256, 256, 3), np.uint8)
+    lines[:, ::2] = 255
+    stream = io.BytesIO()
+    Image.fromarray(lines).save(stream, "JPEG", quality=95)
+    fast = decode(stream.getvalue(), Decode.FAST, 64)
+    exact = decode(stream.getvalue(), Decode.EXACT, 64)
+    assert np.abs(fast.astype(int) - 128).max() < 16
+    assert exact.std() < 40  # bilinear takes two neighbours: gray too, but not by size
+    decoder = Decoder(image_size=200, decode=Decode.FAST, raw_size=None, turns=False)
+    out = np.empty((200, 200, 3), np.uint8)
+    decoder.decode_into(view_of(stream.getvalue(), size=(256, 256)), out, Scratch())
+    assert out.std() > 25  # 256 pixels are less than twice 200
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", list(Decode))
+def test_orientation_is_applied_before_the_resize(orientation, mode):
+    data = image_bytes(11, size=(40, 24), exif=exif_bytes(orientation))
+    turned = decode(data, mode, 24, orientation=orientation, turns=True)
+    ignored = decode(data, mode, 24, orientation=orientation)
+    assert np.array_equal(turned, ignored) == (orientation == 1)
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"BM1234", b"\x89PNG\r\n\x1a\n"])
+@pytest.mark.parametrize("mode", list(Decode))
+def test_what_is_no_image_is_told(data, mode):
+    with pytest.raises(RecordError, match="cannot be decoded"):
+        decode(data, mode, 16)
+
+
+def test_raw_pixels_of_another_size_are_told():
+    decoder = Decoder(image_size=8, decode=Decode.EXACT, raw_size=8, turns=False)
+    with pytest.raises(RecordError, match="191 bytes are no image"):
+        decoder.decode_into(
+            view_of(bytes(191)), np.empty((8, 8, 3), np.uint8), Scratch()
+        )
+
+
+# From here on, with a data directory.
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("load")
+    root = make_folder(folder / "pets", {"cats": 30, "dogs": 30})
+    for seed, name in enumerate(("a.png", "b.png")):
+        make_image(500 + seed).save(root / "cats" / name)
+    write_dataset(DataConfig(source=str(root), workers=1), folder / "data")
+    with open_dataset(folder / "data") as dataset:
+        yield dataset
+
+
+def make_loader(dataset, *, split="train", **values):
+    settings = {
+        "cache": Cache.NONE,
+        "on_bad_record": OnBadRecord.FAIL,
+        "threads": 2,
+        "scratch_bytes": GIB,
+        **values,
+    }
+    mode = settings.pop("decode", Decode.EXACT)
+    decoder = Decoder.of(dataset.manifest, mode, image_size=20)
+    return Loader(dataset.split(split), decoder, **settings)
+
+
+def load_all(loader, count, batch_size=8):
+    plan = plan_evaluation(count=count, batch_size=batch_size)
+    batches = zip(
+        plan.index.reshape(-1, batch_size),
+        plan.weight.reshape(-1, batch_size),
+        strict=True,
+    )
+    return [loader(index, weight) for index, weight in batches]
+
+
+@pytest.mark.L3
+@pytest.mark.parametrize("mode", list(Decode))
+def test_no_number_of_threads_shows(stored, mode):
+    count = stored.split("train").count
+    results = []
+    for threads in (1, 2, 16):
+        loader = make_loader(stored, threads=threads, decode=mode)
+        results.append(load_all(loader, count))
+        loader.close()
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            for left, right in zip(one, two, strict=True):
+                np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("cache", [Cache.ENCODED, Cache.DECODED])
+def test_a_cache_gives_the_same_and_reads_once(stored, cache, monkeypatch):
+    split = stored.split("train")
+    plain = load_all(make_loader(stored), split.count)
+    loader = make_loader(stored, cache=cache)
+    first = load_all(loader, split.count)
+    monkeypatch.setattr(split._reader, "view", None)  # from here on, nothing is read
+    second = load_all(loader, split.count)
+    for one, two, three in zip(plain, first, second, strict=True):
+        for a, b, c in zip(one, two, three, strict=True):
+            np.testing.assert_array_equal(a, b)
+            np.testing.assert_array_equal(a, c)
+
+
+def test_a_pixel_cache_survives_threads_that_race():
+    def load(number, out, scratch):
+        out[...] = number
+        return number
+
+    cache = PixelCache(load, (50, 4, 4, 3))
+    wrong = []
+
+    def use():
+        out = np.empty((4, 4, 3), np.uint8)
+        for number in [*range(50)] * 20:
+            if cache(number, out, Scratch()) != number or (out != number).any():
+                wrong.append(number)
+
+    threads = [threading.Thread(target=use) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_tensorflow_takes_batches_as_they_are_and_gives_them_back(two_cpus):
+    recycler = Recycler((4, 5, 6, 3))
+    places: list[int] = []
+
+    def make():
+        array = recycler.take()
+        array[...] = len(places)
+        places.append(array.ctypes.data)
+        return array
+
+    dataset = tf.data.Dataset.range(30).map(
+        lambda _: tf.numpy_function(make, [], tf.uint8)
+    )
+    for number, tensor in enumerate(dataset):
+        array = np.asarray(memoryview(tensor))  # numpy() would copy
+        assert array.ctypes.data == places[number]
+        assert (array == number).all()
+    assert all(place % 64 == 0 for place in places)
+    assert len(set(places)) < 15
+
+
+def test_memory_is_not_used_again_while_a_view_of_it_is_held():
+    recycler = Recycler((4, 5, 6, 3))
+    first = recycler.take()
+    first[...] = 1
+    part = first[2].reshape(-1)[::2]
+    del first
+    recycler.take()[...] = 2
+    assert (part == 1).all()
+    place = part.__array_interface__["data"][0]
+    del part
+    taken = [recycler.take(), recycler.take()]
+    inside = [one.ctypes.data <= place < one.ctypes.data + one.nbytes for one in taken]
+    assert sum(inside) == 1
+
+
+def test_scratch_is_used_again_unless_it_is_large():
+    scratch = Scratch()
+    small = [scratch.record(size).ctypes.data for size in (100, 120, 10)]
+    assert len(set(small)) == 1
+    assert scratch.record(100).shape == (100,)
+    other = scratch.array("wide", (2, 3, 3), np.float32)
+    assert (other.shape, other.dtype) == ((2, 3, 3), np.float32)
+    assert other.ctypes.data not in small
+    scratch.record(100 << 20)
+    assert sum(kept.nbytes for kept in scratch._kept.values()) < 1000
+
+
+def test_a_byte_budget_holds():
+    budget, held, most = ByteBudget(100), 0, 0
+    lock = threading.Lock()
+
+    def use():
+        nonlocal held, most
+        for _ in range(20):
+            with budget.held(40):
+                with lock:
+                    held += 40
+                    most = max(most, held)
+                time.sleep(0.0005)
+                with lock:
+                    held -= 40
+
+    threads = [threading.Thread(target=use) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 80
+    with pytest.raises(TlperfError, match="an image takes 101 bytes") as caught:
+        budget.held(101).__enter__()
+    assert caught.value.code == ExitCode.MEMORY
+
+
+def flip_payload(path, number, index):
+    """Alters a byte in the middle of a record, whose checksum then fails."""
+    lines = path.with_name(path.name + ".idx").read_text().splitlines()
+    offset, size = map(int, lines[number].split())
+    with open(path, "r+b") as stream:
+        stream.seek(offset + size // 2)
+        byte = stream.read(1)[0]
+        stream.seek(offset + size // 2)
+        stream.write(bytes([byte ^ 1]))
+
+
+@pytest.mark.L1
+def test_a_damaged_record_costs_itself_alone(tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats": 40, "dogs": 40})
+    values = DataConfig(source=str(root), workers=1, shard_bytes=8000)
+    write_dataset(values, tmp_path / "data")
+    shards = sorted((tmp_path / "data").glob("pets-train.tfrecord-?????-of-?????"))
+    assert len(shards) > 3
+    flip_payload(shards[1], 3, 0)
+    with open_dataset(tmp_path / "data") as dataset:
+        count = dataset.split("train").count
+        loader = make_loader(dataset, on_bad_record=OnBadRecord.SKIP)
+        batches = load_all(loader, count)
+        weights = np.concatenate([weight for _, _, weight in batches])
+        assert weights.sum() == count - 1
+        (skipped,) = loader.skipped.values()
+        assert (skipped.file, skipped.record) == (shards[1].name, 3)
+        assert "source file" in skipped.found
+        assert weights[skipped.index] == 0
+        load_all(loader, count)
+        assert len(loader.skipped) == 1
+        with pytest.raises(TlperfError) as caught:
+            load_all(make_loader(dataset), count)
+    assert caught.value.code == ExitCode.INTEGRITY
+    assert (caught.value.record, caught.value.reason) == (3, "damaged_record")
+
+
+@pytest.mark.L2
+@given(
+    count=st.integers(8, 400),
+    batch_size=st.integers(1, 8),
+    epoch=st.integers(0, 3),
+    data=st.data(),
+)
+@settings(max_examples=50)
+def test_what_is_left_of_an_epoch_is_a_formula(count, batch_size, epoch, data):
+    plan = plan_training(count=count, batch_size=batch_size, seed=5, epoch=epoch)
+    step = data.draw(st.integers(0, plan.steps))
+    rest = plan.from_step(step)
+    assert rest.steps == plan.steps - step
+    np.testing.assert_array_equal(rest.index, plan.index[step * batch_size :])
+    np.testing.assert_array_equal(rest.draw, plan.draw[step * batch_size :])
+
+
+@pytest.mark.L2
+def test_every_break_point_goes_on_with_the_same_batches(two_cpus, stored):
+    config = InputConfig(batch_size=3, seed=2)
+    with InputPipeline(stored, config, image_size=20) as pipeline:
+        whole = [tuple(map(np.asarray, batch)) for batch in pipeline.training(1)]
+        assert len(whole) == 12
+        for step in range(len(whole) + 1):
+            rest = [tuple(map(np.asarray, b)) for b in pipeline.training(1, step=step)]
+            assert len(rest) == len(whole) - step
+            for one, two in zip(whole[step:], rest, strict=True):
+                for left, right in zip(one, two, strict=True):
+                    np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.L3
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_batches_loaded_at_once_change_no_set_and_by_default_no_order(
+    two_cpus, stored, deterministic, monkeypatch
+):
+    config = InputConfig(batch_size=4, deterministic=deterministic)
+    passes = []
+    for at_once in (1, 2, 16, tf.data.AUTOTUNE):
+        monkeypatch.setattr(tlperf.pipeline.input, "_BATCHES_AT_ONCE", at_once)
+        with InputPipeline(stored, config, image_size=20) as pipeline:
+            batches = [tuple(map(np.asarray, batch)) for batch in pipeline.training(0)]
+        passes.append(batches if deterministic else sorted(batches, key=first_index))
+    for other in passes[1:]:
+        for one, two in zip(passes[0], other, strict=True):
+            for left, right in zip(one, two, strict=True):
+                np.testing.assert_array_equal(left, right)
+
+
+def first_index(batch):
+    return int(batch[3][0])
+
+
+@pytest.mark.L5
+@pytest.mark.parametrize("workers", range(1, 9))
+def test_each_id_is_one_workers_and_steps_are_equal(workers):
+    for count in (37, 64, 200):
+        plan = plan_training(count=count, batch_size=24, seed=0, epoch=1)
+        if 24 % workers:
+            with pytest.raises(TlperfError, match="cannot be split over") as caught:
+                plan.for_worker(0, workers=workers)
+            assert caught.value.code == ExitCode.CONFIG
+            continue
+        parts = [plan.for_worker(i, workers=workers) for i in range(workers)]
+        assert {part.steps for part in parts} == {plan.steps}
+        assert {part.batch_size for part in parts} == {24 // workers}
+        together = [part.index.reshape(plan.steps, -1) for part in parts]
+        np.testing.assert_array_equal(
+            np.concatenate(together, axis=1).reshape(-1), plan.index
+        )
+
+
+def test_draws_are_uniform_and_a_formula_of_seed_epoch_and_index():
+    draws = random_draws(np.arange(20_000), seed=1, epoch=2)
+    assert draws.shape == (20_000, DRAWS)
+    assert draws.dtype == np.float32
+    assert 0 <= draws.min() < 0.001
+    assert 0.999 < draws.max() < 1
+    np.testing.assert_allclose(draws.mean(axis=0), 0.5, atol=0.01)
+    np.testing.assert_allclose(np.corrcoef(draws.T), np.eye(DRAWS), atol=0.03)
+    some = random_draws(np.array([7, 3]), seed=1, epoch=2)
+    np.testing.assert_array_equal(some, draws[[7, 3]])
+    for other in ({"seed": 2, "epoch": 2}, {"seed": 1, "epoch": 3}):
+        assert (random_draws(np.arange(9), **other) != draws[:9]).all()
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("file_format", list(Format))
+def test_fast_and_exact_differ_in_image_files_alone(encoding, file_format, tmp_path):
+    root = make_folder(tmp_path / "pets", {"cats": 6, "dogs": 6})
+    values = DataConfig(
+        source=str(root),
+        workers=1,
+        encoding=encoding,
+        format=file_format,
+        exif=Exif.APPLY,
+        image_size=None if encoding is Encoding.SOURCE else 20,
+    )
+    write_dataset(values, tmp_path / "data")
+    with open_dataset(tmp_path / "data") as dataset:
+        count = dataset.split("train").count
+        images = [
+            load_all(make_loader(dataset, decode=mode), count)[0][0] for mode in Decode
+        ]
+    difference = np.abs(images[0].astype(int) - images[1]).max()
+    assert (difference == 0) == (encoding is Encoding.RAW)
+
+
+def test_memory_is_planned_before_anything_is_read(two_cpus, stored):
+    count = stored.split("train").count + stored.split("validation").count
+    needed = (5 * 4 + count) * 3 * 30 * 30
+    config = InputConfig(batch_size=4, cache=Cache.DECODED, ram_budget=needed)
+    with pytest.raises(TlperfError, match=f"input may have {needed};") as caught:
+        InputPipeline(stored, config, image_size=30)
+    assert (caught.value.code, caught.value.reason) == (ExitCode.MEMORY, "ram_budget")
+    config = dataclasses.replace(config, ram_budget=needed + 24 * 32 * 3 * 22)
+    with InputPipeline(stored, config, image_size=30) as pipeline:
+        assert sum(1 for _ in pipeline.training(0)) > 5
