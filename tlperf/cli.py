@@ -156,7 +156,12 @@ _SOURCE_FLAGS = (
 )
 _DEVICE_FLAGS = ("devices", "logical_devices", "strategy", "precision", "xla")
 _PIPELINE_FLAGS = (
-    *("augment", "decode", "cache", "ram_budget", "on_bad_record", "deterministic"),
+    "augment",
+    "decode",
+    "cache",
+    "ram_budget",
+    "on_bad_record",
+    "deterministic",
 )
 _TRAIN_FLAGS = (
     *("backbones", "weights", "freeze", "image_size", "preprocess", "batch_size"),

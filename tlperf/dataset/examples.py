@@ -52,7 +52,7 @@ class RecordView(NamedTuple):
     width: int
 
 
-class Layout(NamedTuple):
+class RecordLayout(NamedTuple):
     """Where a payload holds its image, and its numbers.
 
     Attributes:
@@ -70,6 +70,18 @@ class Layout(NamedTuple):
 
 # Gives memory for a record of so many bytes: uint8 [bytes].
 Memory = Callable[[int], np.ndarray]
+
+
+def copy_encoded(view: RecordView, out: np.ndarray) -> int:
+    """Copies an example's image to `out`, uint8 [bytes]; gives its label.
+
+    Raises:
+        RecordError: it has another size.
+    """
+    if len(view.encoded) != len(out):
+        raise RecordError(f"{len(view.encoded)} bytes, not {len(out)}")
+    out[...] = view.encoded
+    return view.label
 
 
 class RecordError(Exception):
@@ -132,7 +144,7 @@ def parse_example(payload: bytes) -> StoredExample:
         raise RecordError(f"Example with an unusable value ({error})") from None
 
 
-def layout_of(payload: bytes | memoryview) -> Layout:
+def layout_of(payload: bytes | memoryview) -> RecordLayout:
     """What input needs of a record's payload, its image left where it is.
 
     Reads messages as `serialize_example` writes them and no others, at a fifth of the
@@ -143,7 +155,7 @@ def layout_of(payload: bytes | memoryview) -> Layout:
     """
     try:
         found = _locate(payload)
-        return Layout(*found[_ENCODED_KEY], *(found[key] for key in _NUMBER_KEYS))
+        return RecordLayout(*found[_ENCODED_KEY], *(found[key] for key in _NUMBER_KEYS))
     except (IndexError, KeyError, TypeError) as error:
         raise RecordError("not an Example as tlperf writes it") from error
 

@@ -20,7 +20,13 @@ import numpy as np
 
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import atomic_path, sha256_file
-from tlperf.dataset.examples import Memory, RecordView, StoredExample
+from tlperf.dataset.examples import (
+    Memory,
+    RecordError,
+    RecordView,
+    StoredExample,
+    copy_encoded,
+)
 from tlperf.dataset.manifest import ShardEntry, Written
 
 # A read takes whole chunks: small ones keep random access near the record's size.
@@ -217,12 +223,14 @@ class Hdf5Reader:
     ) -> list[int]:
         """Copies stored images to the rows of `out`, uint8 [N, bytes]; gives their
         labels."""
-        labels = []
-        for index, image in zip(indexes.tolist(), out, strict=True):
-            view = self.view(index, memory)
-            image[...] = view.encoded
-            labels.append(view.label)
-        return labels
+        pairs = zip(indexes.tolist(), out, strict=True)
+        return [self._copy_image(index, image, memory) for index, image in pairs]
+
+    def _copy_image(self, index: int, out: np.ndarray, memory: Memory) -> int:
+        try:
+            return copy_encoded(self.view(index, memory), out)
+        except RecordError as error:
+            raise self._damaged(str(error), index) from error
 
     def _open(self) -> None:
         # HDF5's own structure has no checksums, only its data have: an altered byte

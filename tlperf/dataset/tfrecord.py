@@ -30,11 +30,12 @@ import numpy as np
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
 from tlperf.core.files import SyncedWriter, atomic_path, sha256_bytes, write_text
 from tlperf.dataset.examples import (
-    Layout,
     Memory,
     RecordError,
+    RecordLayout,
     RecordView,
     StoredExample,
+    copy_encoded,
     layout_of,
     parse_example,
     serialize_example,
@@ -206,30 +207,32 @@ def write_shard(
 
 
 class _Place(NamedTuple):
-    """Where a record is, and what input needs of it.
+    """Where a record is, and where in it is what input needs.
 
     Attributes:
         descriptor: of its open file.
         offset, size: in the file, framing included; size is 0 until the file is open.
         seal: the checksum that it must have.
-        start, stop, label, orientation, height, width: its `Layout`, 0 until it was
-            viewed: its checksum says that it is the record of the time before.
+        layout: all 0 until it was viewed; its checksum says that it is the record of
+            the time before.
     """
 
     descriptor: int
     offset: int
     size: int
     seal: int
-    start: int
-    stop: int
-    label: int
-    orientation: int
-    height: int
-    width: int
+    layout: RecordLayout
+
+    @classmethod
+    def of(cls, row: Sequence[int]) -> "_Place":
+        """The place in a row of a reader's table."""
+        descriptor, offset, size, seal, *layout = row
+        return cls(descriptor, offset, size, seal, RecordLayout(*layout))
 
 
-# Its first column.
-_LAYOUT = len(_Place._fields) - len(Layout._fields)
+# Columns of a place and of its layout.
+_LAYOUT = _Place._fields.index("layout")
+_COLUMNS = _LAYOUT + len(RecordLayout._fields)
 
 
 def read_record(place: _Place, pieces: tuple[np.ndarray, ...]) -> None:
@@ -246,17 +249,14 @@ def read_record(place: _Place, pieces: tuple[np.ndarray, ...]) -> None:
     found = os.preadv(place.descriptor, [piece.data for piece in pieces], place.offset)
     if found != place.size:
         raise RecordError(f"record cut: {found} of {place.size} bytes are there")
-    first, last = pieces[0], pieces[-1]
     length = place.size - FRAMING_BYTES
-    if _checked_length(first[: _HEADER.size].tobytes()) != length:
+    if _checked_length(pieces[0][: _HEADER.size].tobytes()) != length:
         raise RecordError(f"another length than the {length} bytes of its place")
-    own = seal_of(last)
-    if len(pieces) == 1:
-        checked = masked_crc(first[_HEADER.size : -_FOOTER.size])
-    else:
-        middle = pieces[1:-1]
-        checked = masked_crc(first[_HEADER.size :], *middle, last[: -_FOOTER.size])
-    if own != checked:
+    own = seal_of(pieces[-1])
+    inner = list(pieces)
+    inner[0] = inner[0][_HEADER.size :]
+    inner[-1] = inner[-1][: -_FOOTER.size]
+    if own != masked_crc(*inner):
         raise RecordError("checksum of the payload does not match")
     if own != place.seal:
         raise RecordError("a sound record, but another than was written here")
@@ -272,8 +272,8 @@ class TfrecordReader:
         self._starts = list(
             itertools.accumulate((shard.count for shard in shards), initial=0)
         )
-        # `_Place`s by index: numbers of a batch are looked up together.
-        self._places = np.zeros((self._starts[-1], len(_Place._fields)), np.int64)
+        # Places by index, a row each: those of a batch are looked up together.
+        self._places = np.zeros((self._starts[-1], _COLUMNS), np.int64)
         self._descriptors: dict[int, int] = {}
         self._lock = threading.Lock()
 
@@ -288,7 +288,7 @@ class TfrecordReader:
         with self._naming_damage(index):
             place = self._place(index)
             payload = _read_payload(place, memory)
-            layout: Sequence[int] = place[_LAYOUT:]
+            layout = place.layout
             if not any(layout):
                 layout = layout_of(payload.data)
                 self._places[index, _LAYOUT:] = layout
@@ -301,8 +301,8 @@ class TfrecordReader:
         """Reads images as they are stored, each to its row of `out`, uint8 [N, bytes];
         gives their labels."""
         return [
-            self._copy_image(_Place(*place), index, image, memory)
-            for place, index, image in zip(
+            self._copy_image(_Place.of(row), index, image, memory)
+            for row, index, image in zip(
                 self._places[indexes].tolist(), indexes.tolist(), out, strict=True
             )
         ]
@@ -310,27 +310,21 @@ class TfrecordReader:
     def _copy_image(
         self, place: _Place, index: int, out: np.ndarray, memory: Memory
     ) -> int:
-        if place.stop - place.start != len(out):  # not known yet, or not raw pixels
-            view = self.view(index, memory)
-            with self._naming_damage(index):
-                if len(view.encoded) != len(out):
-                    raise RecordError(f"{len(view.encoded)} bytes, not {len(out)}")
-            out[...] = view.encoded
-            return view.label
-        split = _HEADER.size + place.start
-        around = memory(place.size - len(out))
-        try:
+        start, stop, label, *_ = place.layout
+        with self._naming_damage(index):
+            if stop - start != len(out):  # not known yet, or not raw pixels
+                return copy_encoded(self.view(index, memory), out)
+            split = _HEADER.size + start
+            around = memory(place.size - len(out))
             read_record(place, (around[:split], out, around[split:]))
-        except (RecordError, OSError) as error:
-            raise self._damaged_record(index, error) from error
-        return place.label
+        return label
 
     def _place(self, index: int) -> _Place:
-        place = self._places[index].tolist()
-        if not place[2]:
+        place = _Place.of(self._places[index].tolist())
+        if not place.size:
             self._open(bisect.bisect_right(self._starts, index) - 1)
-            place = self._places[index].tolist()
-        return _Place(*place)
+            place = _Place.of(self._places[index].tolist())
+        return place
 
     @contextlib.contextmanager
     def _naming_damage(self, index: int) -> Iterator[None]:

@@ -98,9 +98,9 @@ def evaluate_backbone(
     folder = config.backbone_path(spec.name)
     _check_classes(trained, dataset)
     # Decoded as in training; nothing is skipped: each image of the split counts.
-    settings = InputConfig(
-        batch_size=config.input.batch_size, decode=Decode(trained["decode"])
-    )
+    # Trainings of before there was a choice decoded exactly.
+    decode = Decode(trained.get("decode", Decode.EXACT))
+    settings = InputConfig(batch_size=config.input.batch_size, decode=decode)
     size = trained["image_size"]
     with InputPipeline(dataset, settings, image_size=size) as pipeline:
         batches = pipeline.evaluation(TEST_SPLIT)

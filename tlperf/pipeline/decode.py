@@ -143,7 +143,7 @@ def resize_exact(pixels: np.ndarray, out: np.ndarray, scratch: Scratch) -> None:
     Args:
         pixels: uint8 [H, W, 3].
         out: uint8 [S, S, 3], filled.
-        scratch: of this thread.
+        scratch: for what is between.
     """
     if pixels.shape[0] <= 2 * len(out):
         # OpenCV sums 8 bits in fixed point, but 16 in float32, and rounds as wanted.

@@ -13,7 +13,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -26,9 +25,9 @@ from tlperf.pipeline.decode import Decoder
 from tlperf.pipeline.memory import ByteBudget, Recycler, Scratch
 
 # Fills the pixels of images, uint8 [N, S, S, 3], and gives their labels.
-LoadMany = Callable[[np.ndarray, np.ndarray, Scratch], Sequence[int]]
+LoadMany = Callable[[np.ndarray, np.ndarray], Sequence[int]]
 # Fills an image's pixels, uint8 [S, S, 3], and gives its label.
-Load = Callable[[int, np.ndarray, Scratch], int]
+Load = Callable[[int, np.ndarray], int]
 
 # Parts of a batch a thread: more hide that some images take longer than others.
 _PARTS_A_THREAD = 2
@@ -85,7 +84,7 @@ class Loader:
         self._threads = threads
         self._budget = ByteBudget(scratch_bytes)
         self._pool = concurrent.futures.ThreadPoolExecutor(threads, "tlperf-input")
-        self._of_thread = threading.local()
+        self._scratch = Scratch()
         self._images: dict[int, Recycler] = {}
         self._view: Callable[[int, Memory], RecordView] = split.view
         self._load: Load = self._decode
@@ -123,15 +122,14 @@ class Loader:
         weight = weight.copy()
 
         def fill(rows: slice) -> None:
-            scratch = self._scratch()
             if self._copy is not None:
                 with contextlib.suppress(TlperfError):  # one by one tells which
-                    label[rows] = self._copy(index[rows], image[rows], scratch)
+                    label[rows] = self._copy(index[rows], image[rows])
                     return
             for row in range(len(index))[rows]:
                 number = int(index[row])
                 try:
-                    label[row] = self._load(number, image[row], scratch)
+                    label[row] = self._load(number, image[row])
                 except TlperfError as error:
                     self._skip(number, error)
                     image[row], weight[row] = 0, 0
@@ -169,24 +167,15 @@ class Loader:
             self._images.setdefault(batch_size, made)
         return self._images[batch_size]
 
-    def _scratch(self) -> Scratch:
-        """The calling thread's own."""
-        scratch: Scratch | None = getattr(self._of_thread, "scratch", None)
-        if scratch is None:
-            scratch = self._of_thread.scratch = Scratch()
-        return scratch
-
-    def _copy_stored(
-        self, numbers: np.ndarray, out: np.ndarray, scratch: Scratch
-    ) -> list[int]:
+    def _copy_stored(self, numbers: np.ndarray, out: np.ndarray) -> list[int]:
         flat = out.reshape(len(out), -1)
-        return self._split.copy_images(numbers, flat, scratch.record)
+        return self._split.copy_images(numbers, flat, self._scratch.record)
 
-    def _decode(self, number: int, out: np.ndarray, scratch: Scratch) -> int:
-        view = self._view(number, scratch.record)
+    def _decode(self, number: int, out: np.ndarray) -> int:
+        view = self._view(number, self._scratch.record)
         with self._budget.held(self._decoder.scratch_bytes(view)):
             try:
-                self._decoder.decode_into(view, out, scratch)
+                self._decoder.decode_into(view, out, self._scratch)
             except RecordError as error:
                 file, record = self._split.locate(number)
                 (example,) = self._split.read([number])
@@ -217,8 +206,7 @@ class Loader:
 
         def name_bad(number: int) -> str:
             try:
-                out = np.empty((side, side, 3), np.uint8)
-                self._decode(number, out, self._scratch())
+                self._decode(number, np.empty((side, side, 3), np.uint8))
             except TlperfError as other:
                 return f"{other.found} at {other.path}[{other.record}]"
             return ""
@@ -270,13 +258,13 @@ class PixelCache:
         self._pixels = np.empty(shape, np.uint8)  # taken page by page, as it is filled
         self._labels: dict[int, int] = {}
 
-    def __call__(self, number: int, out: np.ndarray, scratch: Scratch) -> int:
+    def __call__(self, number: int, out: np.ndarray) -> int:
         """Fills `out`, uint8 [S, S, 3], and gives the label."""
         label = self._labels.get(number)
         if label is not None:
             out[...] = self._pixels[number]
             return label
-        label = self._load(number, out, scratch)
+        label = self._load(number, out)
         self._pixels[number] = out
         self._labels[number] = label  # last: now it may be read
         return label

@@ -8,9 +8,11 @@ page cache is read from the system, not assumed.
 """
 
 import concurrent.futures
+import contextlib
+import itertools
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,30 +42,24 @@ def measure_input(
     secs: float = 3.0,
 ) -> dict[str, Any]:
     """The JSON of `input`; every rate is images a second over about `secs` seconds."""
-
-    pipeline = InputPipeline(dataset, config, image_size=image_size)
-
-    def whole() -> Iterator[int]:
-        epoch = 0
-        while True:
-            for _ in pipeline.training(epoch).distribute(compute):
-                yield config.batch_size
-            epoch += 1
-
     decoder = Decoder.of(dataset.manifest, config.decode, image_size=image_size)
     # The rate of the whole is taken last: by then the data are where they will be.
     part_secs = secs / 4
     stages: dict[str, float | None] = {
         "read": _rate(_read_only(dataset), part_secs)[0],
         "decode": _rate(_decode_only(dataset, decoder), part_secs)[0],
-        "augment": None,  # no augmentation in this recipe
+        "augment": None,  # the device does it, inside the step
         "batch": _rate(_batch_only(config.batch_size, image_size), part_secs)[0],
         "transfer": _rate(
             _transfer_only(config.batch_size, image_size, compute), part_secs
         )[0],
     }
     disk_bytes = _bytes_from_disk()
-    rate, images, seconds = _rate(whole(), secs)
+    with (
+        InputPipeline(dataset, config, image_size=image_size) as pipeline,
+        contextlib.closing(_whole(pipeline, config.batch_size, compute)) as groups,
+    ):
+        rate, images, seconds = _rate(groups, secs)
     from_disk = _bytes_from_disk() - disk_bytes
     measured = {name: value for name, value in stages.items() if value is not None}
     bottleneck = min(measured, key=lambda name: measured[name])
@@ -104,10 +100,23 @@ def _bytes_from_disk() -> int:
     return int(dict(line.split(": ") for line in lines)["read_bytes"])
 
 
+def _whole(
+    pipeline: InputPipeline, batch_size: int, compute: Compute
+) -> Generator[int]:
+    """Training batches of epoch after epoch."""
+    for epoch in itertools.count():
+        for _ in pipeline.training(epoch).distribute(compute):
+            yield batch_size
+
+
 def _read_only(dataset: StoredDataset) -> Iterator[int]:
     """Every record read, checked and parsed."""
     split = dataset.split("train")
-    return _on_threads(lambda i: split.view(i, fresh_memory), range(split.count))
+
+    def read(number: int, scratch: Scratch) -> None:
+        split.view(number, scratch.record)
+
+    return _on_threads(read, range(split.count))
 
 
 def _decode_only(dataset: StoredDataset, decoder: Decoder) -> Iterator[int]:
@@ -118,19 +127,20 @@ def _decode_only(dataset: StoredDataset, decoder: Decoder) -> Iterator[int]:
     side = decoder.image_size
     out = np.empty((len(views), side, side, 3), np.uint8)
 
-    def decode(number: int) -> None:
-        decoder.decode_into(views[number], out[number], Scratch())
+    def decode(number: int, scratch: Scratch) -> None:
+        decoder.decode_into(views[number], out[number], scratch)
 
     return _on_threads(decode, range(len(views)))
 
 
-def _on_threads(work: Callable[[int], Any], numbers: range) -> Iterator[int]:
-    """Does the work for all numbers over and over, on a thread a core; yields how many
-    were done."""
+def _on_threads(work: Callable[[int, Scratch], None], numbers: range) -> Iterator[int]:
+    """Does the work for all numbers over and over, on a thread a core, in memory
+    that is used again, as in the pipeline; yields how many were done."""
+    scratch = Scratch()
 
     def do(group: Sequence[int]) -> int:
         for number in group:
-            work(number)
+            work(number, scratch)
         return len(group)
 
     groups = [numbers[i : i + _GROUP] for i in range(0, len(numbers), _GROUP)]

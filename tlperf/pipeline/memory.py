@@ -30,8 +30,9 @@ _KEPT_BYTES = 16 << 20
 _GROWTH = 1.25
 
 
-class Scratch:
-    """Memory of one thread; what it gave last is overwritten by what it gives next."""
+class Scratch(threading.local):
+    """Memory of the calling thread, apart for each; what it gave a thread last is
+    overwritten by what it gives it next."""
 
     def __init__(self) -> None:
         self._kept: dict[str, np.ndarray] = {}
