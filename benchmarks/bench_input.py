@@ -38,7 +38,7 @@ from tlperf.core.machine import usable_cores
 from tlperf.core.settings import DataConfig, InputConfig
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
-from tlperf.dataset.tfrecord import masked_crc
+from tlperf.dataset.tfrecord import INDEX_SUFFIX, masked_crc, parse_index, seal_of
 from tlperf.pipeline.input import InputPipeline
 from tlperf.pipeline.order import training_order
 
@@ -120,19 +120,24 @@ class ReadAndCheck:
 
     def __init__(self, side):
         self.split, self.epoch = side.split, 0
-        reader = side.split._reader  # the part of it that is bound by the machine
-        self.shards = [reader._open(i) for i in range(len(reader._shards))]
-        self.places = [(s, r) for s in self.shards for r in range(len(s.table))]
+        paths = [
+            side.dataset.data_dir / shard.file
+            for shard in side.dataset.manifest.shards_of("train")
+        ]
+        self.places = []
+        for path in paths:
+            descriptor = os.open(path, os.O_RDONLY)
+            index = path.with_name(path.name + INDEX_SUFFIX).read_bytes()
+            self.places += [(descriptor, *row) for row in parse_index(index).tolist()]
 
     def __call__(self):
         order = training_order(count=self.split.count, seed=0, epoch=self.epoch)
         self.epoch += 1
 
         def check(index):
-            shard, row = self.places[index]
-            offset, size = map(int, shard.table[row])
-            payload = os.pread(shard.descriptor, size - 16, offset + 12)
-            assert masked_crc(payload) == shard.seals[row]
+            descriptor, offset, size = self.places[index]
+            payload = os.pread(descriptor, size - 12, offset + 12)
+            assert masked_crc(payload[:-4]) == seal_of(payload)
 
         on_threads(check, order)
         return len(order)

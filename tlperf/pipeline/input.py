@@ -14,9 +14,10 @@ cores.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Self
 
+import numpy as np
 import tensorflow as tf
 
 from tlperf.core.batch import Batch
@@ -39,6 +40,9 @@ _PREFETCH_BATCHES = 2
 _BATCHES_HELD = _BATCHES_AT_ONCE + _PREFETCH_BATCHES + 1
 # Of the memory this process may use, what input takes where nothing is said.
 _RAM_SHARE = 4
+
+# A plan's index, weight and draw, a row a step, to the dataset of its batches.
+Recipe = Callable[[np.ndarray, np.ndarray, np.ndarray], tf.data.Dataset]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +153,7 @@ class InputPipeline:
         )
         self._scratch_bytes = plan_memory(dataset, config, image_size=image_size)
         self._loaders: dict[str, Loader] = {}
+        self._recipes: dict[tuple[str, int], Recipe] = {}
 
     def training(self, epoch: int, *, step: int = 0) -> Batches:
         """One epoch of the training split, in the order of (seed, epoch), from `step`.
@@ -171,24 +176,26 @@ class InputPipeline:
         return self._batches(split, plan)
 
     def _batches(self, split: str, plan: BatchPlan) -> Batches:
-        loader = self._loader(split)
-        # Whole batches: a slice a step.
         steps = (plan.steps, plan.batch_size)
-        dataset = tf.data.Dataset.from_tensor_slices(
-            (
-                plan.index.reshape(steps),
-                plan.weight.reshape(steps),
-                plan.draw.reshape(*steps, DRAWS),
+        dataset = self._recipe(split)(
+            plan.index.reshape(steps),
+            plan.weight.reshape(steps),
+            plan.draw.reshape(*steps, DRAWS),
+        )
+        return Batches(dataset, plan, self._loader(split))
+
+    def _recipe(self, split: str) -> Recipe:
+        loader = self._loader(split)
+        # Copying is memory's work: two at once would take turns at Python's lock.
+        at_once = 1 if loader.is_copying() else _BATCHES_AT_ONCE
+        if (split, at_once) not in self._recipes:
+            self._recipes[split, at_once] = build_recipe(
+                functools.partial(load_batch, loader, self._image_size),
+                batch_size=self._config.batch_size,
+                at_once=at_once,
+                options=input_options(deterministic=self._config.deterministic),
             )
-        )
-        dataset = dataset.map(
-            functools.partial(load_batch, loader, self._image_size),
-            # Copying is memory's work: two at once would take turns at Python's lock.
-            num_parallel_calls=None if loader.is_copying() else _BATCHES_AT_ONCE,
-        )
-        dataset = dataset.prefetch(_PREFETCH_BATCHES)
-        options = input_options(deterministic=self._config.deterministic)
-        return Batches(dataset.with_options(options), plan, loader)
+        return self._recipes[split, at_once]
 
     def _loader(self, split: str) -> Loader:
         if split not in self._loaders:
@@ -220,6 +227,38 @@ class InputPipeline:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def build_recipe(
+    load: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Batch],
+    *,
+    batch_size: int,
+    at_once: int,
+    options: tf.data.Options,
+) -> Recipe:
+    """The tf.data recipe, traced once: building it anew for each pass took as long as
+    a dozen batches of raw pixels.
+
+    Args:
+        load: a step's index, weight and draw to its batch.
+        batch_size: rows of a step.
+        at_once: batches that are loaded at once.
+        options: of the whole.
+    """
+    signature = (
+        tf.TensorSpec([None, batch_size], tf.int64),
+        tf.TensorSpec([None, batch_size], tf.float32),
+        tf.TensorSpec([None, batch_size, DRAWS], tf.float32),
+    )
+
+    @tf.function(input_signature=signature, autograph=False)
+    def recipe(index: tf.Tensor, weight: tf.Tensor, draw: tf.Tensor) -> tf.data.Dataset:
+        dataset = tf.data.Dataset.from_tensor_slices((index, weight, draw))
+        dataset = dataset.map(load, num_parallel_calls=at_once if at_once > 1 else None)
+        dataset = dataset.prefetch(_PREFETCH_BATCHES)
+        return dataset.with_options(options)
+
+    return recipe
 
 
 def load_batch(
