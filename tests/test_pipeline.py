@@ -319,22 +319,3 @@ def test_orientation_is_applied_only_on_request(two_cpus, tmp_path, exif):
         delivered = np.asarray(next(iter(batches)).image[0])
     upper_is_grey = abs(int(delivered[5, 20, 0]) - 128) < 4
     assert upper_is_grey == (exif is Exif.IGNORE)
-
-
-def test_input_ceilings_are_measured_and_the_lowest_is_named(two_cpus, photos_dir):
-    from tlperf.dataset.store import open_dataset
-    from tlperf.pipeline.measure import measure_input
-
-    with open_dataset(photos_dir) as dataset:
-        result = measure_input(
-            dataset,
-            InputConfig(batch_size=8),
-            image_size=64,
-            compute=two_cpus,
-            secs=0.3,
-        )
-    stages = {name: rate for name, rate in result["stages"].items() if rate}
-    assert set(stages) == {"read", "decode", "batch", "transfer"}
-    assert result["bottleneck"] == min(stages, key=lambda name: stages[name])
-    assert result["batches"] >= 1
-    assert result["images_per_sec"] > 0

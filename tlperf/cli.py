@@ -131,7 +131,10 @@ FLAGS = {
         Flag("png", None, "write a contact sheet to this file"),
         Flag("near_duplicates", None, "report images whose perceptual hashes differ by "
              "at most so many of 64 bits", int),
-        Flag("secs", 3.0, "seconds to measure", float),
+        Flag("secs", 3.0, "seconds to measure the whole; a part takes a quarter",
+             float),
+        Flag("demand", None, "images a second that a step would take", float),
+        Flag("plot", None, "draw the rates to this .svg or .png file"),
         Flag("dry_run", False, "print the plan, do nothing", bool),
         Flag("json", False, "print one JSON object on stdout", bool),
         Flag("verbose", False, "tracebacks and TensorFlow's own log", bool),
@@ -168,7 +171,10 @@ _TRAIN_FLAGS = (
     *_PIPELINE_FLAGS,
     *("epochs", "learning_rate", "optimizer"),
 )
-_INPUT_FLAGS = ("backbones", "image_size", "batch_size", "seed", *_PIPELINE_FLAGS)
+_INPUT_FLAGS = (
+    *("secs", "demand", "plot", "backbones", "image_size", "preprocess"),
+    *("batch_size", "seed", *_PIPELINE_FLAGS),
+)
 _LATENCY_FLAGS = ("latency_batch_size", "protocol", "latency_secs")
 _RUN_FLAGS = (
     *(*_COMMON, "data_dir", *_SOURCE_FLAGS),
@@ -229,10 +235,20 @@ def _inspect(config: RunConfig, values: dict[str, Any]) -> Outcome:
 
 
 def _input(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.pipeline.chart import check_plot, draw_input
+
+    plot = None if values["plot"] is None else pathlib.Path(values["plot"])
+    if plot is not None:
+        check_plot(plot)
     with quiet_stderr():
         from tlperf.job.stages import StageRunner
 
-    return StageRunner(config).measure_input(secs=values["secs"]), ExitCode.OK
+    result = StageRunner(config).measure_input(
+        secs=values["secs"], demand=values["demand"]
+    )
+    if plot is not None:
+        draw_input(result, plot)
+    return result, ExitCode.OK
 
 
 def _train(config: RunConfig, values: dict[str, Any]) -> Outcome:
@@ -298,9 +314,9 @@ COMMANDS = {
     ),
     "input": Command(
         "how fast the input pipeline is alone, and where its time goes",
-        (*_COMMON, "data_dir", "secs", *_INPUT_FLAGS, *_DEVICE_FLAGS),
+        (*_COMMON, "data_dir", *_INPUT_FLAGS, *_DEVICE_FLAGS),
         _input,
-        terminal.render_values,
+        terminal.render_input,
     ),
     "train": Command(
         "fine-tune backbones on a data directory",

@@ -55,17 +55,25 @@ class StageRunner:
         )
         return result
 
-    def measure_input(self, *, secs: float) -> dict[str, Any]:
+    def measure_input(self, *, secs: float, demand: float | None) -> dict[str, Any]:
         """The input pipeline alone, at the first backbone's size if none is given."""
+        from tlperf.model.preprocess import build_device_half, normalisation_for
         from tlperf.pipeline.measure import measure_input
 
         spec, *_ = parse_backbones(self.config.backbones)
+        settings = self.config.input
         return measure_input(
             self.dataset,
-            self.config.input,
-            image_size=self.config.input.image_size or spec.native_size,
+            settings,
+            image_size=settings.image_size or spec.native_size,
             compute=self.compute,
+            device_half=build_device_half(
+                self.compute,
+                normalisation=normalisation_for(spec, settings.preprocess),
+                augmentation=settings.augment,
+            ),
             secs=secs,
+            demand=demand,
         )
 
     def _train(self, spec: BackboneSpec) -> dict[str, Any]:

@@ -2,14 +2,20 @@
 
     x = augment(image, draw, Augment.FLIP)     # inside the compiled step
     x = normalise(x, spec.normalisation)
+    half = build_device_half(compute, normalisation=..., augmentation=Augment.FLIP)
+    x = half(image, draw)                      # both
 
 Batches cross to the device as uint8; this is traced into the step, so the cast and the
 arithmetic are compiled with the model.
 """
 
+from collections.abc import Callable
+
+import keras
 import tensorflow as tf
 
 from tlperf.core.choices import Augment, Preprocess
+from tlperf.device.setup import Compute
 from tlperf.reference.backbones import PAPER_MODE, BackboneSpec, Normalisation
 
 
@@ -20,6 +26,19 @@ def normalisation_for(spec: BackboneSpec, preprocess: Preprocess) -> Normalisati
 
 # The smallest side of a random crop, as a share of the image's.
 _LEAST_CROP = 0.75
+
+
+def build_device_half(
+    compute: Compute, *, normalisation: Normalisation, augmentation: Augment
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The whole half, to be traced: image uint8 [B, S, S, 3] and draw float32 [B, 4]
+    to [B, S, S, 3] of the compute dtype."""
+    dtype = keras.dtype_policies.get(compute.precision).compute_dtype
+
+    def device_half(image: tf.Tensor, draw: tf.Tensor) -> tf.Tensor:
+        return normalise(augment(image, draw, augmentation), normalisation, dtype=dtype)
+
+    return device_half
 
 
 def augment(image: tf.Tensor, draw: tf.Tensor, kind: Augment) -> tf.Tensor:

@@ -21,7 +21,7 @@ from tlperf.core.batch import Batch
 from tlperf.core.choices import Augment
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier
-from tlperf.model.preprocess import augment, normalise
+from tlperf.model.preprocess import build_device_half
 from tlperf.reference.backbones import Normalisation
 
 
@@ -120,11 +120,12 @@ def build_replica_step(
     """What one replica does in a train step, with the device half of input; arguments
     as of `build_train_step`, which compiles it."""
     variables = classifier.active.trainable_variables
-    dtype = keras.dtype_policies.get(compute.precision).compute_dtype
+    device_half = build_device_half(
+        compute, normalisation=normalisation, augmentation=augmentation
+    )
 
     def replica_step(batch: Batch) -> StepSums:
-        x = augment(batch.image, batch.draw, augmentation)
-        x = normalise(x, normalisation, dtype=dtype)
+        x = device_half(batch.image, batch.draw)
         if classifier.frozen is not None:
             x = classifier.frozen(x, training=False)
         with tf.GradientTape() as tape:
@@ -167,10 +168,12 @@ def build_predict_step(
     model: keras.Model, *, compute: Compute, normalisation: Normalisation
 ) -> Callable[[Batch], tuple[Any, Any]]:
     """The inference step: `(probabilities [B, C], losses [B])`, float32 per replica."""
-    dtype = keras.dtype_policies.get(compute.precision).compute_dtype
+    device_half = build_device_half(
+        compute, normalisation=normalisation, augmentation=Augment.NONE
+    )
 
     def replica_step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        x = normalise(batch.image, normalisation, dtype=dtype)
+        x = device_half(batch.image, batch.draw)
         probability = model(x, training=False)
         return probability, cross_entropy(batch.label, probability)
 

@@ -29,7 +29,13 @@ from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.pipeline.decode import Decoder
 from tlperf.pipeline.load import Loader
-from tlperf.pipeline.order import DRAWS, BatchPlan, plan_evaluation, plan_training
+from tlperf.pipeline.order import (
+    DRAWS,
+    BatchPlan,
+    join_plans,
+    plan_evaluation,
+    plan_training,
+)
 
 # Batches loaded at once: the threads go on with the next one where the last images of
 # one are slow.
@@ -41,6 +47,8 @@ _BATCHES_HELD = _BATCHES_AT_ONCE + _PREFETCH_BATCHES + 1
 # Of the memory this process may use, what input takes where nothing is said.
 _RAM_SHARE = 4
 
+# Images uint8 [B, S, S, 3], labels int32 [B], weights float32 [B].
+Loaded = tuple[np.ndarray, np.ndarray, np.ndarray]
 # A plan's index, weight and draw, a row a step, to the dataset of its batches.
 Recipe = Callable[[np.ndarray, np.ndarray, np.ndarray], tf.data.Dataset]
 
@@ -155,19 +163,27 @@ class InputPipeline:
         self._loaders: dict[str, Loader] = {}
         self._recipes: dict[tuple[str, int], Recipe] = {}
 
-    def training(self, epoch: int, *, step: int = 0) -> Batches:
-        """One epoch of the training split, in the order of (seed, epoch), from `step`.
+    def training(self, epoch: int, *, step: int = 0, epochs: int = 1) -> Batches:
+        """The training split in the order of (seed, epoch), from `step` on.
+
+        Args:
+            epoch: the first one.
+            step: of that epoch.
+            epochs: so many in one pass, with no start between them.
 
         Raises:
             TlperfError: 65 where the split has fewer images than a batch.
         """
-        plan = plan_training(
-            count=self._dataset.split("train").count,
-            batch_size=self._config.batch_size,
-            seed=self._config.seed,
-            epoch=epoch,
-        )
-        return self._batches("train", plan.from_step(step))
+        plans = [
+            plan_training(
+                count=self._dataset.split("train").count,
+                batch_size=self._config.batch_size,
+                seed=self._config.seed,
+                epoch=number,
+            )
+            for number in range(epoch, epoch + epochs)
+        ]
+        return self._batches("train", join_plans(plans).from_step(step))
 
     def evaluation(self, split: str) -> Batches:
         """Every image of a split exactly once, in stored order."""
@@ -258,11 +274,11 @@ def build_recipe(
         dataset = dataset.prefetch(_PREFETCH_BATCHES)
         return dataset.with_options(options)
 
-    return recipe
+    return recipe.get_concrete_function()
 
 
 def load_batch(
-    loader: Loader,
+    loader: Callable[[np.ndarray, np.ndarray], Loaded],
     image_size: int,
     index: tf.Tensor,
     weight: tf.Tensor,

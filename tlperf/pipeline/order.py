@@ -11,6 +11,7 @@ HDF5 give equal batches and a run can go on at any (epoch, step).
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -114,6 +115,17 @@ class BatchPlan:
             weight=self.weight[rows],
             draw=self.draw[rows],
         )
+
+
+def join_plans(plans: Sequence[BatchPlan]) -> BatchPlan:
+    """One plan after the other, of one batch size, as one pass."""
+    return dataclasses.replace(
+        plans[0],
+        index=np.concatenate([plan.index for plan in plans]),
+        weight=np.concatenate([plan.weight for plan in plans]),
+        draw=np.concatenate([plan.draw for plan in plans]),
+        dropped=sum(plan.dropped for plan in plans),
+    )
 
 
 def plan_training(*, count: int, batch_size: int, seed: int, epoch: int) -> BatchPlan:

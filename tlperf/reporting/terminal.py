@@ -11,6 +11,7 @@ from tlperf.core.units import NOT_AVAILABLE, format_bytes, format_number, format
 
 # A longer table would push the rest off the screen; --json has all of it.
 _MOST_CLASS_ROWS = 40
+_BAR_WIDTH = 40
 
 
 def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -77,6 +78,30 @@ def render_evaluate(result: dict[str, Any]) -> str:
         for run in result["runs"]
     ]
     return render_table(["backbone", "accuracy", "95 %", "loss", "images"], rows)
+
+
+def render_input(result: dict[str, Any]) -> str:
+    """The rate, a bar for each ceiling and way, and what to do about it."""
+    rates = {"as it is": result["images_per_sec"]}
+    rates |= {f"{name} alone": rate for name, rate in result["stages"].items()}
+    rates |= {way["change"]: way["images_per_sec"] for way in result["ways"]}
+    most = max(rate for rate in rates.values() if rate is not None)
+    rows = [
+        [
+            name,
+            NOT_AVAILABLE if rate is None else f"{rate:,.0f}",
+            "" if rate is None else "#" * max(1, round(_BAR_WIDTH * rate / most)),
+        ]
+        for name, rate in rates.items()
+    ]
+    measured = (
+        f"{result['batches']} batches of {result['batch_size']} in "
+        f"{format_secs(result['seconds'])}, {result['image_size']} px, encoding "
+        f"{result['encoding']}, decode {result['decode']}, cache {result['cache']}, "
+        f"from the {result['data_from']}, {result['cores']} cores, {result['device']}"
+    )
+    table = render_table(["", "images/s", ""], rows)
+    return "\n".join([measured, table, *result["advice"]])
 
 
 def render_latency(result: dict[str, Any]) -> str:
