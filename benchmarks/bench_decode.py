@@ -143,8 +143,8 @@ def write_table(spec, rows, *, images):
     for name, row in rows.items():
         pair = f"{row['only_this_right']} / {row['only_reference_right']}"
         lines.append(
-            f"| {name} | {row['bytes_per_image']:,.0f} | {row['accuracy']:.4f} | {pair} "
-            f"| {row['mcnemar_p']:.2f} | {row['largest_change']:.3f} |"
+            f"| {name} | {row['bytes_per_image']:,.0f} | {row['accuracy']:.4f} "
+            f"| {pair} | {row['mcnemar_p']:.2f} | {row['largest_change']:.3f} |"
         )
     text = "\n".join(lines) + "\n"
     pathlib.Path("decode.md").write_text(text)
