@@ -39,8 +39,11 @@ from tlperf.core.settings import DataConfig, InputConfig
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.dataset.tfrecord import INDEX_SUFFIX, masked_crc, parse_index, seal_of
+from tlperf.model.steps import StepSums
 from tlperf.pipeline.input import InputPipeline
 from tlperf.pipeline.order import training_order
+from tlperf.pipeline.rates import measure_whole, stored_bytes
+from tlperf.training.passes import run_pass
 
 SIDE, BATCH = 224, 32
 # Nearly all images are of one split here: a pass is a pass over the folder.
@@ -94,11 +97,6 @@ class Tlperf:
         images = count_images(seen(), side=self.side)
         assert len(np.unique(np.concatenate(ids))) == images
         return images
-
-    def stored_bytes(self):
-        """Mean size of a record."""
-        shards = self.dataset.manifest.shards_of("train")
-        return sum(shard.bytes for shard in shards) / self.split.count
 
 
 class Limit:
@@ -322,7 +320,9 @@ def test_input(source, work, request, benchmark):
         "tlperf source exact": Tlperf(work, source),
         "tlperf source hdf5": Tlperf(work, source, stored=hdf5, **fast),
         "tlperf jpeg": Tlperf(work, source, stored=jpeg, **fast),
+        "tlperf jpeg hdf5": Tlperf(work, source, stored={**jpeg, **hdf5}, **fast),
         "tlperf raw": Tlperf(work, source, stored=raw),
+        "tlperf raw hdf5": Tlperf(work, source, stored={**raw, **hdf5}),
         "tlperf decoded cache": Tlperf(work, source, cache=Cache.DECODED, **fast),
     }
     sides = {
@@ -337,7 +337,9 @@ def test_input(source, work, request, benchmark):
         sides[name] = make(source, work) if make is web_dataset else make(source)
     rates = measure(sides, request.config.getoption("--rounds"))
     benchmark.extra_info["images_per_sec"] = rates
-    write_table(rates)
+    write_table(
+        rates, {name: stored_bytes(side.dataset) for name, side in ours.items()}
+    )
     draw_bars(rates)
     benchmark.pedantic(ours["tlperf source"], rounds=1)
 
@@ -359,12 +361,51 @@ def test_per_core_beside_ffcv(source, work, request, benchmark):
     benchmark.pedantic(raw, rounds=1)
 
 
-def write_table(rates):
-    """input.md: each side and its ratio to Keras' loader."""
-    keras_rate = rates["Keras loader"]
-    lines = ["| side | images/s | of Keras' loader |", "|---|---|---|"]
+@pytest.mark.parametrize("encoding", [Encoding.JPEG, Encoding.RAW])
+def test_a_step_that_takes_most_of_the_rate(
+    encoding, source, work, compute, request, benchmark
+):
+    """Input wait of a step that takes 0.8 of the rate that `tlperf input` measures; the
+    step sleeps, as a host does whose GPU computes."""
+    side = Tlperf(work, source, stored={"encoding": encoding}, decode=Decode.FAST)
+    config = InputConfig(batch_size=BATCH, decode=Decode.FAST)
+    fractions = []
+    for epoch in range(request.config.getoption("--rounds")):
+        rate = measure_whole(
+            side.dataset, config, image_size=SIDE, compute=compute, secs=2.0
+        ).images_per_sec
+        step_secs = BATCH / (0.8 * rate)
+        busy_until = [0.0]
+
+        def step(batch, step_secs=step_secs, busy_until=busy_until):
+            # By the clock: a sleep takes longer than it is asked for.
+            busy_until[0] = max(busy_until[0], time.perf_counter()) + step_secs
+            time.sleep(max(0.0, busy_until[0] - time.perf_counter()))
+            return StepSums(1.0, 1.0, float(BATCH))
+
+        batches = side.pipeline.training(epoch, epochs=4)
+        found = run_pass(step, batches, compute=compute, title="step")
+        fractions.append(found.timed_wait_secs / found.timed_secs)
+    wait = statistics.median(fractions)
+    print(f"{encoding}: input wait {wait:.1%} of {fractions}", file=sys.stderr)
+    benchmark.extra_info[encoding] = fractions
+    benchmark.pedantic(side, rounds=1)
+    assert wait < 0.10
+
+
+def write_table(rates, sizes):
+    """input.md: each side, a core, its ratio to Keras' loader, bytes an image."""
+    keras_rate, cores = rates["Keras loader"], usable_cores()
+    lines = [
+        "| side | images/s | a core | of Keras' loader | bytes an image |",
+        "|---|---|---|---|---|",
+    ]
     for name, rate in sorted(rates.items(), key=lambda pair: -pair[1]):
-        lines.append(f"| {name} | {rate:,.0f} | {rate / keras_rate:.2f} |")
+        size = f"{sizes[name]:,.0f}" if name in sizes else ""
+        lines.append(
+            f"| {name} | {rate:,.0f} | {rate / cores:,.0f} | {rate / keras_rate:.2f} "
+            f"| {size} |"
+        )
     text = "\n".join(lines) + "\n"
     pathlib.Path("input.md").write_text(text)
     print("\n" + text, file=sys.stderr)

@@ -30,10 +30,10 @@ from tlperf.dataset.store import open_dataset
 from tlperf.pipeline.decode import Decoder
 from tlperf.pipeline.input import InputPipeline
 from tlperf.pipeline.load import Loader, PixelCache
-from tlperf.pipeline.memory import ByteBudget, Recycler, Scratch
+from tlperf.pipeline.memory import ByteBudget, Recycler, Scratch, Workbench
 from tlperf.pipeline.order import DRAWS, plan_evaluation, plan_training, random_draws
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 
 
 @given(
@@ -76,7 +76,7 @@ def view_of(data, *, orientation=1, size=(32, 24)):
 def decode(data, mode, side, *, orientation=1, turns=False):
     out = np.empty((side, side, 3), np.uint8)
     decoder = Decoder(image_size=side, decode=mode, raw_size=None, turns=turns)
-    decoder.decode_into(view_of(data, orientation=orientation), out, Scratch())
+    decoder.decode_into(view_of(data, orientation=orientation), out, Scratch(MIB))
     return out
 
 
@@ -131,7 +131,7 @@ def test_fast_decodes_large_images_at_a_part_of_their_size():
     assert exact.std() < 40  # bilinear takes two neighbours: gray too, but not by size
     decoder = Decoder(image_size=200, decode=Decode.FAST, raw_size=None, turns=False)
     out = np.empty((200, 200, 3), np.uint8)
-    decoder.decode_into(view_of(stream.getvalue(), size=(256, 256)), out, Scratch())
+    decoder.decode_into(view_of(stream.getvalue(), size=(256, 256)), out, Scratch(MIB))
     assert out.std() > 25  # 256 pixels are less than twice 200
 
 
@@ -155,7 +155,7 @@ def test_raw_pixels_of_another_size_are_told():
     decoder = Decoder(image_size=8, decode=Decode.EXACT, raw_size=8, turns=False)
     with pytest.raises(RecordError, match="191 bytes are no image"):
         decoder.decode_into(
-            view_of(bytes(191)), np.empty((8, 8, 3), np.uint8), Scratch()
+            view_of(bytes(191)), np.empty((8, 8, 3), np.uint8), Scratch(MIB)
         )
 
 
@@ -177,13 +177,13 @@ def make_loader(dataset, *, split="train", **values):
     settings = {
         "cache": Cache.NONE,
         "on_bad_record": OnBadRecord.FAIL,
-        "threads": 2,
-        "scratch_bytes": GIB,
         **values,
     }
     mode = settings.pop("decode", Decode.EXACT)
+    memory_bytes = settings.pop("memory_bytes", GIB)
+    bench = Workbench(threads=settings.pop("threads", 2), memory_bytes=memory_bytes)
     decoder = Decoder.of(dataset.manifest, mode, image_size=20)
-    return Loader(dataset.split(split), decoder, **settings)
+    return Loader(dataset.split(split), decoder, bench, **settings)
 
 
 def load_all(loader, count, batch_size=8):
@@ -284,7 +284,7 @@ def test_memory_is_not_used_again_while_a_view_of_it_is_held():
 
 
 def test_scratch_is_used_again_unless_it_is_large():
-    scratch = Scratch()
+    scratch = Scratch(1000)
     small = [scratch.record(size).ctypes.data for size in (100, 120, 10)]
     assert len(set(small)) == 1
     assert scratch.record(100).shape == (100,)
@@ -298,8 +298,18 @@ def test_scratch_is_used_again_unless_it_is_large():
     thread.start()
     thread.join()
     assert seen[0] not in small
-    scratch.record(100 << 20)
-    assert sum(kept.nbytes for kept in scratch._kept.values()) < 1000
+    scratch.record(900)  # with the other one it would be more than is to be kept
+    assert sum(kept.nbytes for kept in scratch._kept.values()) <= 1000
+
+
+@pytest.mark.parametrize("threads", [1, 2, 16])
+@pytest.mark.parametrize("memory_bytes", [10_000_000, GIB])
+def test_what_threads_keep_is_part_of_the_memory(threads, memory_bytes):
+    bench = Workbench(threads=threads, memory_bytes=memory_bytes)
+    kept = bench.scratch._kept_bytes
+    assert kept * (threads + 2) + bench.budget._total == memory_bytes
+    assert bench.budget._total >= 0.6 * memory_bytes
+    bench.close()
 
 
 def test_a_byte_budget_holds():

@@ -26,6 +26,8 @@ from tlperf.pipeline.rates import rate_of
 
 # Images held in memory for the ceilings of decoding and of a cache's copies.
 _SAMPLE_IMAGES = 256
+# What a thread keeps of memory, as in the pipeline.
+_SCRATCH_BYTES = 16 << 20
 # Records that one turn of a timing loop takes.
 _GROUP = 16
 # Steps of one pass over batches without images in them.
@@ -76,7 +78,7 @@ def _read_only(
             split.view(number, scratch.record)
 
         return _on_threads(view, range(split.count))
-    scratch = Scratch()
+    scratch = Scratch(_SCRATCH_BYTES)
     out = np.empty((batch_size, 3 * decoder.image_size**2), np.uint8)
 
     def read(numbers: np.ndarray) -> int:
@@ -107,7 +109,7 @@ def _decode_only(dataset: StoredDataset, decoder: Decoder) -> Iterator[int]:
 def _on_threads(work: Callable[[int, Scratch], None], numbers: range) -> Iterator[int]:
     """Does the work for all numbers over and over, on a thread a core, in memory
     that is used again, as in the pipeline; yields how many were done."""
-    scratch = Scratch()
+    scratch = Scratch(_SCRATCH_BYTES)
 
     def do(group: Sequence[int]) -> int:
         for number in group:

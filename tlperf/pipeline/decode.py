@@ -1,7 +1,7 @@
 """Stored bytes to uint8 pixels of the size asked for, on any thread.
 
     decoder = Decoder.of(manifest, Decode.FAST, image_size=224)
-    decoder.decode_into(view, out, Scratch())    # out: uint8 [224, 224, 3], filled
+    decoder.decode_into(view, out, scratch)    # out: uint8 [224, 224, 3], filled
 
 `exact` gives what TensorFlow gives: bit for bit the pixels of `tf.io.decode_jpeg` with
 `INTEGER_ACCURATE` (libjpeg-turbo in both), resized as by `tf.image.resize` (bilinear)

@@ -29,6 +29,7 @@ from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.pipeline.decode import Decoder
 from tlperf.pipeline.load import Loader
+from tlperf.pipeline.memory import Workbench
 from tlperf.pipeline.order import (
     DRAWS,
     BatchPlan,
@@ -159,7 +160,10 @@ class InputPipeline:
         self._decoder = Decoder.of(
             dataset.manifest, config.decode, image_size=image_size
         )
-        self._scratch_bytes = plan_memory(dataset, config, image_size=image_size)
+        self._bench = Workbench(
+            threads=usable_cores(),
+            memory_bytes=plan_memory(dataset, config, image_size=image_size),
+        )
         self._loaders: dict[str, Loader] = {}
         self._recipes: dict[tuple[str, int], Recipe] = {}
 
@@ -218,10 +222,9 @@ class InputPipeline:
             self._loaders[split] = Loader(
                 self._dataset.split(split),
                 self._decoder,
+                self._bench,
                 cache=self._config.cache,
                 on_bad_record=self._config.on_bad_record,
-                threads=usable_cores(),
-                scratch_bytes=self._scratch_bytes,
             )
         return self._loaders[split]
 
@@ -235,6 +238,7 @@ class InputPipeline:
 
     def close(self) -> None:
         """Ends the threads and lets go of the cache; what was skipped stays known."""
+        self._bench.close()
         for loader in self._loaders.values():
             loader.close()
 

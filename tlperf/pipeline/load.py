@@ -1,7 +1,8 @@
 """Indexes to the arrays of a batch: read, decode, resize, on threads of its own.
 
-    loader = Loader(split, decoder, cache=Cache.NONE, on_bad_record=OnBadRecord.FAIL,
-                    threads=2, scratch_bytes=1 << 29)
+    bench = Workbench(threads=2, memory_bytes=1 << 29)
+    loader = Loader(split, decoder, bench, cache=Cache.NONE,
+                    on_bad_record=OnBadRecord.FAIL)
     image, label, weight = loader(index, weight)
 
 Reading, checking, decoding and resizing let go of Python's lock, so threads share the
@@ -9,7 +10,6 @@ cores; images are decoded into the batch's memory, which TensorFlow takes as it 
 Every image's pixels are a function of its record alone: no number of threads shows.
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
@@ -22,7 +22,7 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.dataset.examples import Memory, RecordError, RecordView
 from tlperf.dataset.store import StoredSplit
 from tlperf.pipeline.decode import Decoder
-from tlperf.pipeline.memory import ByteBudget, Recycler, Scratch
+from tlperf.pipeline.memory import Workbench
 
 # Fills the pixels of images, uint8 [N, S, S, 3], and gives their labels.
 LoadMany = Callable[[np.ndarray, np.ndarray], Sequence[int]]
@@ -58,10 +58,9 @@ class Loader:
     Args:
         split: whose records.
         decoder: how they become pixels.
+        bench: threads and memory.
         cache: what is kept in memory.
         on_bad_record: fail, or skip and count.
-        threads: that read and decode.
-        scratch_bytes: most memory that images being decoded take together.
 
     Attributes:
         failure: the error that ended a batch, which TensorFlow would blur.
@@ -72,20 +71,15 @@ class Loader:
         self,
         split: StoredSplit,
         decoder: Decoder,
+        bench: Workbench,
         *,
         cache: Cache,
         on_bad_record: OnBadRecord,
-        threads: int,
-        scratch_bytes: int,
     ):
         self._split = split
         self._decoder = decoder
         self._on_bad_record = on_bad_record
-        self._threads = threads
-        self._budget = ByteBudget(scratch_bytes)
-        self._pool = concurrent.futures.ThreadPoolExecutor(threads, "tlperf-input")
-        self._scratch = Scratch()
-        self._images: dict[int, Recycler] = {}
+        self._bench = bench
         self._view: Callable[[int, Memory], RecordView] = split.view
         self._load: Load = self._decode
         if cache is Cache.ENCODED:
@@ -117,7 +111,8 @@ class Loader:
             TlperfError: 65 or 76 at a bad record, 71 where an image needs more memory
                 than there is for decoding.
         """
-        image = self._memory_of(len(index)).take()
+        side = self._decoder.image_size
+        image = self._bench.arena((len(index), side, side, 3)).take()
         label = np.zeros(len(index), np.int32)
         weight = weight.copy()
 
@@ -143,13 +138,14 @@ class Loader:
 
     def _on_threads(self, fill: Callable[[slice], None], count: int) -> None:
         # Threads that only copy wait for Python's lock more than they work.
-        parts = 1 if self.is_copying() else self._threads * _PARTS_A_THREAD
+        parts = 1 if self.is_copying() else self._bench.threads * _PARTS_A_THREAD
         if parts == 1:
             fill(slice(0, count))
             return
         edges = np.linspace(0, count, min(count, parts) + 1).astype(int).tolist()
         started = [
-            self._pool.submit(fill, slice(*part)) for part in itertools.pairwise(edges)
+            self._bench.pool.submit(fill, slice(*part))
+            for part in itertools.pairwise(edges)
         ]
         for one in started:
             one.result()
@@ -160,22 +156,15 @@ class Loader:
             return self._load.is_full()
         return self._decoder.is_copying()
 
-    def _memory_of(self, batch_size: int) -> Recycler:
-        if batch_size not in self._images:
-            side = self._decoder.image_size
-            made = Recycler((batch_size, side, side, 3))
-            self._images.setdefault(batch_size, made)
-        return self._images[batch_size]
-
     def _copy_stored(self, numbers: np.ndarray, out: np.ndarray) -> list[int]:
         flat = out.reshape(len(out), -1)
-        return self._split.copy_images(numbers, flat, self._scratch.record)
+        return self._split.copy_images(numbers, flat, self._bench.scratch.record)
 
     def _decode(self, number: int, out: np.ndarray) -> int:
-        view = self._view(number, self._scratch.record)
-        with self._budget.held(self._decoder.scratch_bytes(view)):
+        view = self._view(number, self._bench.scratch.record)
+        with self._bench.budget.held(self._decoder.scratch_bytes(view)):
             try:
-                self._decoder.decode_into(view, out, self._scratch)
+                self._decoder.decode_into(view, out, self._bench.scratch)
             except RecordError as error:
                 file, record = self._split.locate(number)
                 (example,) = self._split.read([number])
@@ -211,7 +200,7 @@ class Loader:
                 return f"{other.found} at {other.path}[{other.record}]"
             return ""
 
-        found = self._pool.map(name_bad, range(self._split.count))
+        found = self._bench.pool.map(name_bad, range(self._split.count))
         bad = [text for text in found if text]
         listed = ", ".join(bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else "")
         return TlperfError(
@@ -223,8 +212,7 @@ class Loader:
         )
 
     def close(self) -> None:
-        """Ends the threads and lets go of the cache."""
-        self._pool.shutdown(cancel_futures=True)
+        """Lets go of the cache."""
         self._view, self._load = self._split.view, self._decode
 
 

@@ -1,15 +1,17 @@
 """Memory that input uses again: fresh pages cost more than what is written to them.
 
-    scratch = Scratch()
+    scratch = Scratch(16 << 20)
     scratch.record(45_000)                       # uint8 [45000], the same at each call
     arena = Recycler((32, 224, 224, 3))
     image = arena.take()                         # used again when nobody holds it
     with ByteBudget(1 << 29).held(3 * 4000 * 3000): ...
+    bench = Workbench(threads=2, memory_bytes=1 << 29)
 
 On the machines this was measured on, first touching the 4.8 MB of a batch takes as long
 as decoding two photos.
 """
 
+import concurrent.futures
 import contextlib
 import math
 import threading
@@ -23,8 +25,12 @@ from tlperf.core.errors import ExitCode, TlperfError
 
 # Where TensorFlow takes an array for a tensor without copying it (EIGEN_MAX_ALIGN).
 _ALIGNMENT = 64
-# More than this is not kept: rare images must not hold memory for ever.
-_KEPT_BYTES = 16 << 20
+# What a thread keeps between images: a photo of three megapixels; of a small budget, at
+# most an eighth by all threads.
+_MOST_KEPT_BYTES = 16 << 20
+_KEPT_SHARE = 8
+# Threads of tf.data that load without the pool's, where nothing is decoded.
+_CALLERS = 2
 # How much more is kept than was asked for, so that images of like sizes do not each
 # ask anew.
 _GROWTH = 1.25
@@ -32,9 +38,15 @@ _GROWTH = 1.25
 
 class Scratch(threading.local):
     """Memory of the calling thread, apart for each; what it gave a thread last is
-    overwritten by what it gives it next."""
+    overwritten by what it gives it next.
 
-    def __init__(self) -> None:
+    Args:
+        kept_bytes: a thread's memory of all names together; what is larger is made for
+            the call, so that rare images do not hold memory for ever.
+    """
+
+    def __init__(self, kept_bytes: int) -> None:
+        self._kept_bytes = kept_bytes
         self._kept: dict[str, np.ndarray] = {}
 
     def record(self, size: int) -> np.ndarray:
@@ -48,8 +60,9 @@ class Scratch(threading.local):
         size = math.prod(shape) * np.dtype(dtype).itemsize
         kept = self._kept.get(name)
         if kept is None or kept.size < size:
+            self._kept.pop(name, None)
             kept = np.empty(int(size * _GROWTH), np.uint8)
-            if size <= _KEPT_BYTES:
+            if kept.size + sum(map(len, self._kept.values())) <= self._kept_bytes:
                 self._kept[name] = kept
         return kept[:size].view(dtype).reshape(shape)
 
@@ -133,3 +146,36 @@ class ByteBudget:
             with self._changed:
                 self._free += size
                 self._changed.notify_all()
+
+
+class Workbench:
+    """Threads that read and decode, and their memory; the loaders of a pipeline share
+    one, so that what they take together is known.
+
+    Args:
+        threads: that read and decode.
+        memory_bytes: for images being decoded, with what is kept between them.
+
+    Attributes:
+        threads: as given.
+        pool: the threads.
+        scratch: their memory that is used again.
+        budget: for what is decoded at once.
+    """
+
+    def __init__(self, *, threads: int, memory_bytes: int):
+        kept_bytes = min(_MOST_KEPT_BYTES, memory_bytes // (_KEPT_SHARE * threads))
+        self.threads = threads
+        self.pool = concurrent.futures.ThreadPoolExecutor(threads, "tlperf-input")
+        self.scratch = Scratch(kept_bytes)
+        kept_by_all = kept_bytes * (threads + _CALLERS)
+        self.budget = ByteBudget(memory_bytes - kept_by_all)
+        self._arenas: dict[tuple[int, ...], Recycler] = {}
+
+    def arena(self, shape: tuple[int, ...]) -> Recycler:
+        """Where batches of images come from."""
+        return self._arenas.setdefault(shape, Recycler(shape))
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.pool.shutdown(cancel_futures=True)
