@@ -71,8 +71,8 @@ def test_every_stage_has_a_ceiling_and_the_lowest_bounds_the_whole(two_cpus, sto
     ways = {way["change"]: way for way in result["ways"]}
     assert list(ways) == [
         "--decode=fast",
-        f"shard --encoding=jpeg --image_size={SIDE}",
         "--cache=decoded",
+        f"shard --encoding=jpeg --image_size={SIDE}",
         f"shard --encoding=raw --image_size={SIDE}",
     ]
     raw = ways[f"shard --encoding=raw --image_size={SIDE}"]

@@ -7,6 +7,7 @@ Nothing is reckoned: the sample is sharded anew, in a temporary folder, by the c
 `tlperf shard` runs, and read by the code that training runs.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 import tempfile
@@ -60,47 +61,52 @@ def measure_ways(
     """The ways that are open to these data, `secs` seconds each; none where pixels are
     stored as they are wanted, or where there are too few images to tell."""
     images = max(_SAMPLE_IMAGES, _SAMPLE_BATCHES * config.batch_size)
-    if (
-        dataset.manifest.encoding == Encoding.RAW
-        or dataset.split("train").count < images
-    ):
+    is_raw = dataset.manifest.encoding == Encoding.RAW
+    if is_raw or dataset.split("train").count < images:
         return []
+
+    def measure(change: str, data: StoredDataset, settings: InputConfig) -> Way:
+        rate = measure_whole(
+            data, settings, image_size=image_size, compute=compute, secs=secs
+        )
+        is_cached = settings.cache is Cache.DECODED
+        return Way(
+            change=change,
+            images_per_sec=rate.images_per_sec,
+            # A cache stands beside what is stored now, whatever it was filled from.
+            bytes_per_image=stored_bytes(dataset if is_cached else data),
+            cache_bytes=cache_bytes(
+                dataset, settings.cache, image_bytes=3 * image_size**2
+            ),
+            sample_images=data.split("train").count,
+        )
+
     with tempfile.TemporaryDirectory(prefix="tlperf-input-") as folder:
         sample = _Sample(dataset, pathlib.Path(folder), images, image_size=image_size)
-        plain = dataclasses.replace(config, cache=Cache.NONE)
-        fast = dataclasses.replace(plain, decode=Decode.FAST)
-        kept = dataclasses.replace(fast, cache=Cache.DECODED)
-        tried: list[tuple[str, StoredDataset, InputConfig]] = []
-        if config.decode is Decode.EXACT:
-            tried.append(("--decode=fast", dataset, fast))
-        if dataset.manifest.image_size != image_size:
-            change = f"shard --encoding=jpeg --image_size={image_size}"
-            tried.append((change, sample.stored_as(Encoding.JPEG), plain))
-        raw = sample.stored_as(Encoding.RAW)
-        is_new = config.cache is not Cache.DECODED
-        if is_new and _has_memory(dataset, kept, image_size=image_size):
-            tried.append(("--cache=decoded", raw, kept))
-        change = f"shard --encoding=raw --image_size={image_size}"
-        tried.append((change, raw, plain))
-        ways = []
-        for change, data, settings in tried:
-            rate = measure_whole(
-                data, settings, image_size=image_size, compute=compute, secs=secs
-            )
-            is_kept = settings.cache is Cache.DECODED
-            ways.append(
-                Way(
-                    change=change,
-                    images_per_sec=rate.images_per_sec,
-                    bytes_per_image=stored_bytes(dataset if is_kept else data),
-                    cache_bytes=cache_bytes(
-                        dataset, settings.cache, image_bytes=3 * image_size**2
-                    ),
-                    sample_images=data.split("train").count,
-                )
-            )
-        sample.close()
-    return ways
+        with contextlib.closing(sample):
+            tried = _open_ways(dataset, config, sample, image_size=image_size)
+            return [measure(*one) for one in tried]
+
+
+def _open_ways(
+    dataset: StoredDataset, config: InputConfig, sample: "_Sample", *, image_size: int
+) -> list[tuple[str, StoredDataset, InputConfig]]:
+    """Flags, and the data and settings that stand for them; the least change first."""
+    plain = dataclasses.replace(config, cache=Cache.NONE)
+    fast = dataclasses.replace(plain, decode=Decode.FAST)
+    cached = dataclasses.replace(config, cache=Cache.DECODED)
+    raw = sample.stored_as(Encoding.RAW)
+    found = []
+    if config.decode is Decode.EXACT:
+        found.append(("--decode=fast", dataset, fast))
+    is_cached = config.cache is Cache.DECODED
+    if not is_cached and _has_memory(dataset, cached, image_size=image_size):
+        found.append(("--cache=decoded", raw, cached))
+    if dataset.manifest.image_size != image_size:
+        change = f"shard --encoding=jpeg --image_size={image_size}"
+        found.append((change, sample.stored_as(Encoding.JPEG), plain))
+    found.append((f"shard --encoding=raw --image_size={image_size}", raw, plain))
+    return found
 
 
 def _has_memory(

@@ -252,7 +252,8 @@ def _epoch_text(spec: BackboneSpec, row: dict[str, Any], epochs: int) -> str:
         f"{spec.name}: epoch {row['epoch']}/{epochs} in {format_secs(row['secs'])}, "
         f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
         f"validation {row['val_loss']:.4f}, {row['val_accuracy']:.4f}, "
-        f"{row['images_per_sec']:.1f} images/s"
+        f"{row['images_per_sec']:.1f} images/s, "
+        f"{row['input_wait_fraction']:.1%} of the time waiting for input"
     )
 
 
