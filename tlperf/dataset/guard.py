@@ -197,9 +197,11 @@ def decode_rgb(data: bytes, image_format: str) -> np.ndarray:
             pass  # a rare sampling, or a header that warns: Pillow decodes these
     with _pillow_image(data) as image:
         if image.mode.startswith("I"):  # 16-bit gray; convert() would clip, not scale
-            gray = (np.asarray(image).astype(np.int64) >> 8).astype(np.uint8)
+            gray = (np.asarray(image) >> 8).astype(np.uint8)
             return np.repeat(gray[..., None], 3, axis=2)
-        return np.asarray(image.convert("RGB"))
+        converted = image.convert("RGB")
+        image.close()  # or both would stay in memory beside the array
+        return np.asarray(converted)
 
 
 def _decode_cmyk(data: bytes, *, is_inverted: bool) -> np.ndarray:

@@ -28,9 +28,12 @@ from tlperf.pipeline.memory import Scratch
 # What the decoders raise on damaged data.
 _UNDECODABLE = (HeaderError, OSError, SyntaxError, ValueError, KeyError, EOFError)
 
-# Bytes a pixel at most while it is decoded: RGBA, what it is converted to and an array
-# of it, or the coefficients of a progressive JPEG (two bytes a component) and pixels.
-_DECODE_BYTES = 10
+# Bytes a pixel at most while it is decoded: of a JPEG of many scans its coefficients,
+# two a component, and its pixels; of the others what Pillow reads, four, and what that
+# is converted to, four, or then an array of it, three, put together from as many.
+_JPEG_BYTES, _CMYK_BYTES, _PILLOW_BYTES = 10, 12, 11
+# The record, and the copy of it that Pillow reads.
+_RECORD_COPIES = 2
 # float32 RGB, before it is resized.
 _RESIZE_BYTES = 12
 
@@ -76,7 +79,8 @@ class Decoder:
             return 0 if self.is_copying() else _RESIZE_BYTES * self.raw_size**2
         rows = min(view.height, 2 * self.image_size)
         resizing = 0 if self.decode is Decode.FAST else _RESIZE_BYTES * rows
-        return (_DECODE_BYTES * view.height + resizing) * view.width
+        decoding = (_pixel_bytes(view.encoded) * view.height + resizing) * view.width
+        return decoding + _RECORD_COPIES * len(view.encoded)
 
     def decode_into(self, view: RecordView, out: np.ndarray, scratch: Scratch) -> None:
         """Fills `out`, uint8 [S, S, 3], C-contiguous, RGB.
@@ -126,6 +130,14 @@ class Decoder:
             # than the whole.
             "min_factor": 2,
         }
+
+
+def _pixel_bytes(encoded: np.ndarray) -> int:
+    try:
+        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(encoded, strict=False)
+    except (ValueError, KeyError):  # no JPEG, or one that is for the other decoders
+        return _PILLOW_BYTES
+    return _CMYK_BYTES if colorspace in ("CMYK", "YCCK") else _JPEG_BYTES
 
 
 def _decode_any(data: bytes) -> np.ndarray:
