@@ -59,19 +59,37 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def memory_limit_bytes() -> int:
-    """Memory this process may use: physical, or less where its control group or its own
-    limit says so (cgroups(7), setrlimit(2))."""
-    limits = [memory_bytes()]
-    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if soft != resource.RLIM_INFINITY:
-        limits.append(soft)
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        path = pathlib.Path("/sys/fs/cgroup", name)
-        text = path.read_text().strip() if path.is_file() else "max"
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits)
+def memory_limit_bytes(root: pathlib.Path = pathlib.Path("/")) -> int:
+    """Memory this process may use: physical, or less where a control group that it is
+    in, or its own limit, says so (cgroups(7), setrlimit(2)).
+
+    Args:
+        root: where `proc` and `sys` are.
+    """
+    kinds = (resource.RLIMIT_AS, resource.RLIMIT_DATA)
+    soft = [resource.getrlimit(kind)[0] for kind in kinds]
+    own = [limit for limit in soft if limit != resource.RLIM_INFINITY]
+    return min([memory_bytes(), *own, *_group_limits(root)])
+
+
+def _group_limits(root: pathlib.Path) -> list[int]:
+    """Limits of the control groups of this process and of those around them."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    limits = []
+    for _, controllers, group in (line.split(":", 2) for line in lines):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        inner = pathlib.PurePath(group).relative_to("/")
+        for folder in (inner, *inner.parents):  # a container may see its own as the top
+            path = top / folder / name
+            text = path.read_text().strip() if path.is_file() else "max"
+            limits += [int(text)] if text.isdigit() else []
+    return limits
 
 
 def peak_memory_bytes() -> int:
