@@ -8,7 +8,7 @@ from tools.full_promises import Row, find_problem, main, read_promises
 
 SETTINGS = """
 [tool.pytest.ini_options]
-markers = ["slow: no promise", "D1: a", "D2: b", "D3: c", "D4: d", "I5: e"]
+markers = ["slow: no promise", "D1: a", "D2: b", "D3: c", "D4: d", "I5: e", "L6: f"]
 junit_family = "xunit1"
 """
 FIGURES = """
@@ -84,7 +84,7 @@ def test_a_pytest_that_breaks_is_no_success(project, capfd):
 
 
 def test_promises_are_what_pyproject_registers(project, capfd):
-    assert read_promises(project) == ["D1", "D2", "D3", "D4", "I5"]
+    assert read_promises(project) == ["D1", "D2", "D3", "D4", "I5", "L6"]
     with pytest.raises(SystemExit):
         main(["D9"], project)
-    assert "no promise D9; there are D1, D2, D3, D4, I5" in capfd.readouterr().err
+    assert "no promise D9; there are D1, D2, D3, D4, I5, L6" in capfd.readouterr().err

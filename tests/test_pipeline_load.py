@@ -1,6 +1,5 @@
 """Loading batches: pixels as TensorFlow's, for any threads, caches and bad records."""
 
-import dataclasses
 import io
 import threading
 import time
@@ -8,15 +7,14 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import tlperf.pipeline.input
 from tests.images import exif_bytes, image_bytes, make_folder, make_image
 from tlperf.core.choices import Cache, Decode, Encoding, Exif, Format, OnBadRecord
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.settings import DataConfig, InputConfig
+from tlperf.core.settings import DataConfig
 from tlperf.dataset.examples import (
     RecordError,
     RecordView,
@@ -28,10 +26,9 @@ from tlperf.dataset.examples import (
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.pipeline.decode import Decoder
-from tlperf.pipeline.input import InputPipeline
 from tlperf.pipeline.load import Loader, PixelCache
 from tlperf.pipeline.memory import ByteBudget, Recycler, Scratch, Workbench
-from tlperf.pipeline.order import DRAWS, plan_evaluation, plan_training, random_draws
+from tlperf.pipeline.order import DRAWS, plan_evaluation, random_draws
 
 MIB, GIB = 1 << 20, 1 << 30
 
@@ -196,21 +193,6 @@ def load_all(loader, count, batch_size=8):
     return [loader(index, weight) for index, weight in batches]
 
 
-@pytest.mark.L3
-@pytest.mark.parametrize("mode", list(Decode))
-def test_no_number_of_threads_shows(stored, mode):
-    count = stored.split("train").count
-    results = []
-    for threads in (1, 2, 16):
-        loader = make_loader(stored, threads=threads, decode=mode)
-        results.append(load_all(loader, count))
-        loader.close()
-    for other in results[1:]:
-        for one, two in zip(results[0], other, strict=True):
-            for left, right in zip(one, two, strict=True):
-                np.testing.assert_array_equal(left, right)
-
-
 @pytest.mark.parametrize("cache", [Cache.ENCODED, Cache.DECODED])
 def test_a_cache_gives_the_same_and_reads_once(stored, cache, monkeypatch):
     split = stored.split("train")
@@ -338,125 +320,6 @@ def test_a_byte_budget_holds():
     assert caught.value.code == ExitCode.MEMORY
 
 
-def flip_payload(path, number, index):
-    """Alters a byte in the middle of a record, whose checksum then fails."""
-    lines = path.with_name(path.name + ".idx").read_text().splitlines()
-    offset, size = map(int, lines[number].split())
-    with open(path, "r+b") as stream:
-        stream.seek(offset + size // 2)
-        byte = stream.read(1)[0]
-        stream.seek(offset + size // 2)
-        stream.write(bytes([byte ^ 1]))
-
-
-@pytest.mark.L1
-@pytest.mark.parametrize("encoding", [Encoding.SOURCE, Encoding.RAW])
-def test_a_damaged_record_costs_itself_alone(tmp_path, encoding):
-    root = make_folder(tmp_path / "pets", {"cats": 40, "dogs": 40})
-    values = DataConfig(
-        source=str(root),
-        workers=1,
-        shard_bytes=8000,
-        encoding=encoding,
-        image_size=20 if encoding is Encoding.RAW else None,
-    )
-    write_dataset(values, tmp_path / "data")
-    shards = sorted((tmp_path / "data").glob("pets-train.tfrecord-?????-of-?????"))
-    assert len(shards) > 3
-    flip_payload(shards[1], 3, 0)
-    with open_dataset(tmp_path / "data") as dataset:
-        count = dataset.split("train").count
-        loader = make_loader(dataset, on_bad_record=OnBadRecord.SKIP)
-        batches = load_all(loader, count)
-        weights = np.concatenate([weight for _, _, weight in batches])
-        assert weights.sum() == count - 1
-        (skipped,) = loader.skipped.values()
-        assert (skipped.file, skipped.record) == (shards[1].name, 3)
-        assert "source file" in skipped.found
-        assert weights[skipped.index] == 0
-        again = load_all(loader, count)
-        assert len(loader.skipped) == 1
-        for one, two in zip(batches, again, strict=True):
-            for left, right in zip(one, two, strict=True):
-                np.testing.assert_array_equal(left, right)
-        with pytest.raises(TlperfError) as caught:
-            load_all(make_loader(dataset), count)
-    assert caught.value.code == ExitCode.INTEGRITY
-    assert (caught.value.record, caught.value.reason) == (3, "damaged_record")
-
-
-@pytest.mark.L2
-@given(
-    count=st.integers(8, 400),
-    batch_size=st.integers(1, 8),
-    epoch=st.integers(0, 3),
-    data=st.data(),
-)
-@settings(max_examples=50)
-def test_what_is_left_of_an_epoch_is_a_formula(count, batch_size, epoch, data):
-    plan = plan_training(count=count, batch_size=batch_size, seed=5, epoch=epoch)
-    step = data.draw(st.integers(0, plan.steps))
-    rest = plan.from_step(step)
-    assert rest.steps == plan.steps - step
-    np.testing.assert_array_equal(rest.index, plan.index[step * batch_size :])
-    np.testing.assert_array_equal(rest.draw, plan.draw[step * batch_size :])
-
-
-@pytest.mark.L2
-def test_every_break_point_goes_on_with_the_same_batches(two_cpus, stored):
-    config = InputConfig(batch_size=3, seed=2)
-    with InputPipeline(stored, config, image_size=20) as pipeline:
-        whole = [tuple(map(np.asarray, batch)) for batch in pipeline.training(1)]
-        assert len(whole) == 12
-        for step in range(len(whole) + 1):
-            rest = [tuple(map(np.asarray, b)) for b in pipeline.training(1, step=step)]
-            assert len(rest) == len(whole) - step
-            for one, two in zip(whole[step:], rest, strict=True):
-                for left, right in zip(one, two, strict=True):
-                    np.testing.assert_array_equal(left, right)
-
-
-@pytest.mark.L3
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_batches_loaded_at_once_change_no_set_and_by_default_no_order(
-    two_cpus, stored, deterministic, monkeypatch
-):
-    config = InputConfig(batch_size=4, deterministic=deterministic)
-    passes = []
-    for at_once in (1, 2, 16, tf.data.AUTOTUNE):
-        monkeypatch.setattr(tlperf.pipeline.input, "_BATCHES_AT_ONCE", at_once)
-        with InputPipeline(stored, config, image_size=20) as pipeline:
-            batches = [tuple(map(np.asarray, batch)) for batch in pipeline.training(0)]
-        passes.append(batches if deterministic else sorted(batches, key=first_index))
-    for other in passes[1:]:
-        for one, two in zip(passes[0], other, strict=True):
-            for left, right in zip(one, two, strict=True):
-                np.testing.assert_array_equal(left, right)
-
-
-def first_index(batch):
-    return int(batch[3][0])
-
-
-@pytest.mark.L5
-@pytest.mark.parametrize("workers", range(1, 9))
-def test_each_id_is_one_workers_and_steps_are_equal(workers):
-    for count in (37, 64, 200):
-        plan = plan_training(count=count, batch_size=24, seed=0, epoch=1)
-        if 24 % workers:
-            with pytest.raises(TlperfError, match="cannot be split over") as caught:
-                plan.for_worker(0, workers=workers)
-            assert caught.value.code == ExitCode.CONFIG
-            continue
-        parts = [plan.for_worker(i, workers=workers) for i in range(workers)]
-        assert {part.steps for part in parts} == {plan.steps}
-        assert {part.batch_size for part in parts} == {24 // workers}
-        together = [part.index.reshape(plan.steps, -1) for part in parts]
-        np.testing.assert_array_equal(
-            np.concatenate(together, axis=1).reshape(-1), plan.index
-        )
-
-
 def test_draws_are_uniform_and_a_formula_of_seed_epoch_and_index():
     draws = random_draws(np.arange(20_000), seed=1, epoch=2)
     assert draws.shape == (20_000, DRAWS)
@@ -491,15 +354,3 @@ def test_fast_and_exact_differ_in_image_files_alone(encoding, file_format, tmp_p
         ]
     difference = np.abs(images[0].astype(int) - images[1]).max()
     assert (difference == 0) == (encoding is Encoding.RAW)
-
-
-def test_memory_is_planned_before_anything_is_read(two_cpus, stored):
-    count = stored.split("train").count + stored.split("validation").count
-    needed = (5 * 4 + count) * 3 * 30 * 30
-    config = InputConfig(batch_size=4, cache=Cache.DECODED, ram_budget=needed)
-    with pytest.raises(TlperfError, match=f"input may have {needed};") as caught:
-        InputPipeline(stored, config, image_size=30)
-    assert (caught.value.code, caught.value.reason) == (ExitCode.MEMORY, "ram_budget")
-    config = dataclasses.replace(config, ram_budget=needed + 24 * 32 * 3 * 22)
-    with InputPipeline(stored, config, image_size=30) as pipeline:
-        assert sum(1 for _ in pipeline.training(0)) > 5
