@@ -38,7 +38,7 @@ BATCH = 4
 @pytest.fixture(scope="module")
 def steps(figures):
     """Of an epoch."""
-    return figures.pick(40, 200)
+    return figures.pick(30, 200)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_every_break_point_goes_on_with_the_same_batches(
 
     whole = [digest_of([batch]) for batch in batches(0)]
     assert len({*whole}) == steps
-    points = range(0, steps + 1, figures.pick(8, 1))
+    points = range(0, steps + 1, figures.pick(10, 1))
     for step in points:
         parts = itertools.chain(batches(0, until=step), batches(step, until=steps + 1))
         assert [digest_of([batch]) for batch in parts] == whole, step
@@ -98,7 +98,7 @@ def test_every_break_point_goes_on_with_the_same_batches(
 @pytest.mark.L2
 def test_every_break_point_for_every_worker(stored, steps, figures, record_property):
     plan = plan_training(count=steps * BATCH, batch_size=BATCH, seed=2, epoch=1)
-    points = range(0, steps + 1, figures.pick(8, 1))
+    points = range(0, steps + 1, figures.pick(10, 1))
     cases = 0
     for workers in (1, 2, 4):
         for worker in range(workers):
@@ -137,7 +137,7 @@ def test_no_number_of_threads_shows(
     """Batches are made by a loader's threads, so these are the parallel calls: 1, 2,
     16 and, for AUTOTUNE, as many as there are cores, which is what InputPipeline takes.
     It loads batches at once on top of that, by a map of tf.data: there 1, 2 and 16."""
-    batches = figures.pick(30, 500)
+    batches = figures.pick(20, 500)
     config = InputConfig(batch_size=8, seed=3, decode=mode)
     hashes, cases = set(), 0
 

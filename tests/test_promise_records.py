@@ -112,7 +112,7 @@ def lost_by_tensorflow(data_dir):
 def test_one_bad_record_costs_itself_alone(
     two_cpus, kind, tmp_path, figures, record_property
 ):
-    planted = PLANTED[kind](Planted(tmp_path, records=figures.pick(6, 1000)))
+    planted = PLANTED[kind](Planted(tmp_path, records=figures.pick(4, 1000)))
     config = InputConfig(batch_size=8, on_bad_record=OnBadRecord.SKIP)
     with (
         open_dataset(planted.sound) as dataset,

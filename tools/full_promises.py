@@ -1,8 +1,8 @@
 """Runs the promises' tests at their full figures and prints what they counted.
 
-    python tools/full_promises.py                # all; about an hour on two cores
+    python tools/full_promises.py                # all; an hour and a half on two cores
     python tools/full_promises.py D1 I2          # some
-    python tools/full_promises.py --reduced      # as the fast suite does, a minute
+    python tools/full_promises.py --reduced      # as the fast suite does, minutes
 
 A row a test: promise, outcome, seconds, test; below it its figures, or why it was
 skipped. Exit code 1 where pytest fails, and where no test of a promise passed.
