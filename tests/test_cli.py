@@ -51,7 +51,9 @@ WITHOUT = (
 )
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["serve", "--help"], ["--version"]]
+)
 def test_help_is_instant_and_imports_nothing_heavy(arguments):
     runs = [timed("-c", WITHOUT, *arguments) for _ in range(3)]
     for _, done in runs:
@@ -75,7 +77,7 @@ def test_help_lists_commands_in_the_order_of_the_way(capsys):
     text = capsys.readouterr().out
     order = [
         *("run", "shard", "verify", "inspect", "input"),
-        *("train", "evaluate", "latency", "report", "doctor"),
+        *("train", "evaluate", "latency", "report", "serve", "doctor"),
     ]
     assert re.findall(r"^  (\w+) ", text, re.MULTILINE) == order
 

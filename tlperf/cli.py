@@ -112,6 +112,16 @@ FLAGS = {
         Flag("on_bad_record", "fail", "records that cannot be used",
              choices.OnBadRecord),
         Flag("deterministic", True, "batches in the order of the plan", bool),
+        Flag("data_service", None, "grpc://HOST:PORT of tlperf serve, whose workers "
+             "make training batches (default: made here)"),
+        Flag("dispatcher", None, "HOST:PORT that a worker is for (default: this is "
+             "the dispatcher)"),
+        Flag("port", 0, "to listen on; 0 takes a free one", int),
+        Flag("worker_host", "localhost", "name by which others reach this machine"),
+        Flag("journal_dir", None, "where a dispatcher keeps what it needs to go on "
+             "after a restart (default: nowhere)"),
+        Flag("allow_public_bind", False, "listen although other machines can reach "
+             "this one, and run programs through it", bool),
         Flag("backbones", "all", "all, or a comma list of backbones"),
         Flag("weights", "imagenet", "imagenet, none, DIR, FILE, or NAME:one,NAME:two"),
         Flag("freeze", "paper", "paper, all, none, or the first active layer"),
@@ -159,12 +169,8 @@ _SOURCE_FLAGS = (
 )
 _DEVICE_FLAGS = ("devices", "logical_devices", "strategy", "precision", "xla")
 _PIPELINE_FLAGS = (
-    "augment",
-    "decode",
-    "cache",
-    "ram_budget",
-    "on_bad_record",
-    "deterministic",
+    *("augment", "decode", "cache", "ram_budget", "on_bad_record", "deterministic"),
+    "data_service",
 )
 _TRAIN_FLAGS = (
     *("backbones", "weights", "freeze", "image_size", "preprocess", "batch_size"),
@@ -191,12 +197,14 @@ class Command:
         flags: names of rows of `FLAGS`, in help order.
         call: settings and given values to the JSON to print and the exit code.
         render: that JSON as text.
+        after: what goes on once the result is printed, given the same values.
     """
 
     help: str
     flags: tuple[str, ...]
     call: Callable[[RunConfig, dict[str, Any]], Outcome]
     render: Callable[[dict[str, Any]], str]
+    after: Callable[[dict[str, Any]], None] = lambda values: None
 
 
 def _run(config: RunConfig, values: dict[str, Any]) -> Outcome:
@@ -278,6 +286,21 @@ def _report(config: RunConfig, values: dict[str, Any]) -> Outcome:
     return write_report(pathlib.Path(config.workdir)), ExitCode.OK
 
 
+def _serve(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.pipeline.serve import ServeConfig, start_server
+
+    given = {
+        field.name: values[field.name] for field in dataclasses.fields(ServeConfig)
+    }
+    wanted = {name: value for name, value in given.items() if value is not None}
+    values["server"] = start_server(ServeConfig(**wanted))
+    return values["server"].facts, ExitCode.OK
+
+
+def _keep_serving(values: dict[str, Any]) -> None:
+    values["server"].wait()
+
+
 def _doctor(config: RunConfig, values: dict[str, Any]) -> Outcome:
     from tlperf.doctor.checks import run_checks
 
@@ -342,6 +365,17 @@ COMMANDS = {
         _report,
         terminal.render_values,
     ),
+    "serve": Command(
+        "a dispatcher or worker of --data_service; workers read the data directory "
+        "themselves, under the same path",
+        (
+            *("dispatcher", "port", "worker_host", "journal_dir", "allow_public_bind"),
+            *("dry_run", "json", "verbose"),
+        ),
+        _serve,
+        terminal.render_serve,
+        _keep_serving,
+    ),
     "doctor": Command(
         "what this machine, install, data and weights can do, and what is wrong",
         (*_COMMON, "data_dir", "backbones", "weights", *_DEVICE_FLAGS),
@@ -375,6 +409,7 @@ def parse_values(command: str, arguments: Sequence[str]) -> dict[str, Any]:
         )
     values = {name: parsed[name].value for name in names}
     values["given"] = {name for name in names if parsed[name].present}
+    values.setdefault("workdir", FLAGS["workdir"].default)  # settings have one
     return values
 
 
@@ -424,6 +459,8 @@ def execute(command: str, arguments: Sequence[str]) -> ExitCode:
         print(files.to_json(result), flush=True)
     else:
         print(render(result), flush=True)
+    if not values["dry_run"]:
+        row.after(values)
     return code
 
 

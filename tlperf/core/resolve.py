@@ -75,7 +75,7 @@ def resolve_config(command: str, values: dict[str, Any]) -> RunConfig:
 def _workdir_config(command: str, values: dict[str, Any]) -> RunConfig | None:
     """The settings of a workdir, for commands that do not make it anew."""
     path = pathlib.Path(values["workdir"]) / "config.json"
-    if command in ("run", "shard") or not path.is_file():
+    if command in ("run", "shard", "serve") or not path.is_file():
         return None
     return RunConfig.from_dict(files.read_json(path))
 

@@ -41,6 +41,12 @@ def _check(ok: bool, name: str, value: object, expected: str) -> None:
         raise SettingsError(f"{name} is {value!r}", f"give {expected}")
 
 
+def is_host_and_port(text: str) -> bool:
+    """Whether a text is [grpc://]HOST:PORT."""
+    match = re.fullmatch(r"(?:grpc://)?(?:[^\s/:]+|\[[\da-fA-F:.]+\]):(\d{1,5})", text)
+    return match is not None and 0 < int(match[1]) <= 65535
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What is stored, and how it is dealt to splits.
@@ -174,6 +180,8 @@ class InputConfig:
         on_bad_record: what a record that cannot be read or decoded does to a pass.
         deterministic: whether batches come in the order of the plan; else as they are
             ready, the same ones.
+        data_service: grpc://HOST:PORT of a tf.data service that makes the training
+            batches; "" makes them here.
     """
 
     image_size: int | None = None
@@ -186,12 +194,21 @@ class InputConfig:
     ram_budget: int = 0
     on_bad_record: OnBadRecord = OnBadRecord.FAIL
     deterministic: bool = True
+    data_service: str = ""
 
     def __post_init__(self) -> None:
         _check_image_size(self.image_size)
         _check(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
         _check(self.seed >= 0, "seed", self.seed, "a number from 0")
         _check(self.ram_budget >= 0, "ram_budget", self.ram_budget, "bytes, 0 for auto")
+        address = self.data_service
+        _check(
+            not address
+            or (address.startswith("grpc://") and is_host_and_port(address)),
+            "data_service",
+            address,
+            "grpc://HOST:PORT",
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,6 +31,11 @@ def render_values(result: dict[str, Any]) -> str:
     return "\n".join(f"{name}: {_plain(value)}" for name, value in result.items())
 
 
+def render_serve(result: dict[str, Any]) -> str:
+    """A server in one line."""
+    return f"{result['role']} at {result['address']}"
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{escape_text(str(k))} {_plain(v)}" for k, v in value.items())
