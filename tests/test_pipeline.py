@@ -184,7 +184,7 @@ def test_batches_are_copied_ahead_in_order(two_cpus, photos_dir):
             dataset, InputConfig(batch_size=8), image_size=32
         ).training(0)
         start = time.perf_counter()
-        copied = list(copied_ahead(batches.dataset, "/cpu:1"))
+        copied = list(copied_ahead(batches.source, "/cpu:1"))
         del batches
         secs = time.perf_counter() - start
     expected = training_order(count=24, seed=0, epoch=0)

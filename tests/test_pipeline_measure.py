@@ -155,6 +155,7 @@ MEASURED = {
     "encoding": "source",
     "batch_size": 32,
     "image_size": 224,
+    "data_service": None,
     "demand": None,
     "ways": [
         {
@@ -178,6 +179,11 @@ def test_advice_tells_the_bound_and_the_ways_that_are_worth_it():
         "decoding and resizing bounds it: 1,000 images/s alone, 90% of the host's work",
         "--cache=decoded: 8,000 images/s, 10.0x; 3.0 MiB of memory",
     ]
+
+
+def test_stages_here_do_not_bound_what_others_make():
+    advice = advise({**MEASURED, "data_service": {"missed": 0}, "ways": []})
+    assert advice == ["a data service makes the batches; the stages are this machine's"]
 
 
 def test_a_slow_disk_is_told():

@@ -18,7 +18,7 @@ from tlperf.dataset.directory import find_damage
 from tlperf.dataset.examples import Memory, RecordView, StoredExample
 from tlperf.dataset.hdf5 import Hdf5Reader
 from tlperf.dataset.manifest import Manifest, ShardEntry, read_manifest
-from tlperf.dataset.tfrecord import TfrecordReader
+from tlperf.dataset.tfrecord import Places, TfrecordReader
 
 
 class Reader(Protocol):
@@ -116,6 +116,12 @@ class StoredSplit:
             TlperfError: as of `read`, at the first that is damaged.
         """
         return self._reader.copy_images(indexes, out, memory)
+
+    def find_places(self, index: np.ndarray) -> Places:
+        """Where the records at `index`, int64 [N], are; of TFRecord splits."""
+        if not isinstance(self._reader, TfrecordReader):
+            raise TypeError(f"expected a TFRecord split, got {self._manifest.format}")
+        return self._reader.find_places(index)
 
     def locate(self, index: int) -> tuple[str, int]:
         """The shard that holds an example, and its record there."""

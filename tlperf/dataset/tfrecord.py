@@ -48,6 +48,8 @@ SEALS_SUFFIX = ".seals"
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 FRAMING_BYTES = _HEADER.size + _FOOTER.size
+# What the format adds to a rotated checksum.
+_MASK = 0xA282EAD8
 
 
 def masked_crc(*pieces: bytes | np.ndarray) -> int:
@@ -56,7 +58,13 @@ def masked_crc(*pieces: bytes | np.ndarray) -> int:
     crc = 0
     for piece in pieces:
         crc = google_crc32c.extend(crc, piece)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
+
+
+def unmask(crc: np.ndarray) -> np.ndarray:
+    """The CRC-32C, int64 [N], of what `masked_crc` gives."""
+    rotated = (crc - _MASK) & 0xFFFFFFFF
+    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
 
 
 def frame(payload: bytes) -> bytes:
@@ -230,6 +238,21 @@ class _Place(NamedTuple):
         return cls(descriptor, offset, size, seal, RecordLayout(*layout))
 
 
+class Places(NamedTuple):
+    """Where records are and what they must be, for readers in other processes.
+
+    Attributes:
+        shard: int64 [N], in the order of the split's shards.
+        offset, size: int64 [N], in the file, framing included.
+        crc: int64 [N], CRC-32C that the payload must have.
+    """
+
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+    crc: np.ndarray
+
+
 # Columns of a place and of its layout.
 _LAYOUT = _Place._fields.index("layout")
 _COLUMNS = _LAYOUT + len(RecordLayout._fields)
@@ -325,6 +348,14 @@ class TfrecordReader:
             self._open(bisect.bisect_right(self._starts, index) - 1)
             place = _Place.of(self._places[index].tolist())
         return place
+
+    def find_places(self, index: np.ndarray) -> Places:
+        """Where the records at `index`, int64 [N], are; reads no record."""
+        shard = np.searchsorted(self._starts, index, side="right") - 1
+        for position in np.unique(shard).tolist():
+            self._open(position)
+        _, offset, size, seal = self._places[index, :_LAYOUT].T
+        return Places(shard, offset, size, unmask(seal))
 
     @contextlib.contextmanager
     def _naming_damage(self, index: int) -> Iterator[None]:

@@ -13,10 +13,12 @@ import numpy as np
 
 from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
+from tlperf.dataset.manifest import COMPLETE, read_manifest
 from tlperf.dataset.shard import plan_dataset, write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.job.sweep import BACKBONE_STAGES, run_sweep, write_settings
 from tlperf.model.weights import find_weights
+from tlperf.pipeline.endpoint import check_service
 from tlperf.pipeline.order import plan_evaluation, plan_training
 from tlperf.reference.backbones import (
     BackboneSpec,
@@ -41,10 +43,20 @@ def shard_job(config: RunConfig) -> dict[str, Any]:
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Stops before any work where a backbone, its image size or weights are missing."""
+    """Stops before any work where a backbone, its image size, weights or the data
+    service are missing."""
+    if config.input.data_service:
+        check_service(config.input, file_format=_format_of(config))
     for spec in parse_backbones(config.backbones):
         check_image_size(spec, config.input.image_size or spec.native_size)
         find_weights(spec, config.model.weights)
+
+
+def _format_of(config: RunConfig) -> str:
+    """The container of the data as they will be."""
+    if config.reuse_data or (config.data_path / COMPLETE).exists():
+        return read_manifest(config.data_path).format
+    return config.data.format
 
 
 def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.store import StoredDataset, open_dataset
 from tlperf.device.setup import Compute, setup_compute
+from tlperf.pipeline.endpoint import check_service
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
 
 
@@ -62,6 +63,8 @@ class StageRunner:
 
         spec, *_ = parse_backbones(self.config.backbones)
         settings = self.config.input
+        if settings.data_service:
+            check_service(settings, file_format=self.dataset.manifest.format)
         return measure_input(
             self.dataset,
             settings,

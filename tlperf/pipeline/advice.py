@@ -80,6 +80,8 @@ def advise(result: dict[str, Any]) -> list[str]:
 
 
 def _bound_text(result: dict[str, Any]) -> str:
+    if result["data_service"]:
+        return "a data service makes the batches; the stages are this machine's"
     stage = result["bottleneck"]
     text = f"{_MEANING[stage]} bounds it: {result['stages'][stage]:,.0f} images/s alone"
     share = work_shares(result["stages"]).get(stage)

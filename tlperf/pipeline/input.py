@@ -28,6 +28,7 @@ from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.pipeline.decode import Decoder
+from tlperf.pipeline.endpoint import check_service_settings
 from tlperf.pipeline.load import Loader
 from tlperf.pipeline.memory import Workbench
 from tlperf.pipeline.order import (
@@ -37,6 +38,14 @@ from tlperf.pipeline.order import (
     plan_evaluation,
     plan_training,
 )
+from tlperf.pipeline.service import (
+    BATCHES_HELD,
+    Puller,
+    ServiceBatches,
+    ServiceCounts,
+    add_counts,
+)
+from tlperf.pipeline.worker import WorkerRecipe
 
 # Batches loaded at once: the threads go on with the next one where the last images of
 # one are slow.
@@ -59,17 +68,17 @@ class Batches:
     """The batches of one pass, with their plan.
 
     Attributes:
-        dataset: yields Batch with the global batch size.
+        source: yields Batch with the global batch size.
         plan: which examples make which batch.
-        loader: what makes them.
+        loader: what makes them here.
     """
 
-    dataset: tf.data.Dataset
+    source: tf.data.Dataset | ServiceBatches
     plan: BatchPlan
     loader: Loader
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._named_errors(iter(self.dataset))
+        return self._named_errors(iter(self.source))
 
     def distribute(self, compute: Compute) -> Iterator[Batch]:
         """Each global batch on its device, or split evenly over the replicas.
@@ -79,10 +88,14 @@ class Batches:
         check_batch_size(self.plan.batch_size, compute.replicas)
         if compute.replicas > 1:
             return one_ahead(split_batch(batch, compute) for batch in self)
-        dataset = self.dataset
         if compute.kind == "GPU":  # written for GPUs, not measured on one
-            dataset = copied_ahead(dataset, compute.devices[0])
-        return self._named_errors(iter(dataset))
+            return self._on_device(compute.devices[0])
+        return iter(self)
+
+    def _on_device(self, device: str) -> Iterator[Batch]:
+        if isinstance(self.source, ServiceBatches):
+            return one_ahead(copy_batch(batch, device) for batch in self)
+        return self._named_errors(iter(copied_ahead(self.source, device)))
 
     def _named_errors(self, iterator: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -95,6 +108,18 @@ class Batches:
                     raise  # memory, device: not the data's fault
                 raise self.loader.failure from error
             yield batch
+
+    def service_counts(self) -> dict[str, Any] | None:
+        """What became of the steps so far; None where all are made here."""
+        if isinstance(self.source, ServiceBatches):
+            return dataclasses.asdict(self.source.counts)
+        return None
+
+
+def copy_batch(batch: Batch, device: str) -> Batch:
+    """A batch on `device`."""
+    with tf.device(device):
+        return Batch(*(tf.identity(value) for value in batch))
 
 
 def copied_ahead(dataset: tf.data.Dataset, device: str) -> tf.data.Dataset:
@@ -166,6 +191,7 @@ class InputPipeline:
         )
         self._loaders: dict[str, Loader] = {}
         self._recipes: dict[tuple[str, int], Recipe] = {}
+        self._service_counts: list[ServiceCounts] = []
 
     def training(self, epoch: int, *, step: int = 0, epochs: int = 1) -> Batches:
         """The training split in the order of (seed, epoch), from `step` on.
@@ -176,7 +202,8 @@ class InputPipeline:
             epochs: so many in one pass, with no start between them.
 
         Raises:
-            TlperfError: 65 where the split has fewer images than a batch.
+            TlperfError: 65 where the split has fewer images than a batch, 78 where the
+                data service cannot make what is asked for.
         """
         plans = [
             plan_training(
@@ -187,13 +214,37 @@ class InputPipeline:
             )
             for number in range(epoch, epoch + epochs)
         ]
-        return self._batches("train", join_plans(plans).from_step(step))
+        plan = join_plans(plans).from_step(step)
+        if self._config.data_service:
+            return Batches(self._service_batches(plan), plan, self._loader("train"))
+        return self._batches("train", plan)
 
     def evaluation(self, split: str) -> Batches:
         """Every image of a split exactly once, in stored order."""
         count = self._dataset.split(split).count
         plan = plan_evaluation(count=count, batch_size=self._config.batch_size)
         return self._batches(split, plan)
+
+    def _service_batches(self, plan: BatchPlan) -> ServiceBatches:
+        ask = functools.partial(
+            self._worker_recipe.distributed,
+            plan,
+            address=self._config.data_service,
+            options=input_options(deterministic=True),
+        )
+        counts = ServiceCounts(self._config.data_service)
+        self._service_counts.append(counts)
+        return ServiceBatches(
+            plan,
+            functools.partial(Puller, ask),
+            local=functools.partial(self._batches, "train"),
+            counts=counts,
+        )
+
+    @functools.cached_property
+    def _worker_recipe(self) -> WorkerRecipe:
+        check_service_settings(self._config, file_format=self._dataset.manifest.format)
+        return WorkerRecipe.of(self._dataset, "train", decoder=self._decoder)
 
     def _batches(self, split: str, plan: BatchPlan) -> Batches:
         steps = (plan.steps, plan.batch_size)
@@ -208,12 +259,14 @@ class InputPipeline:
         loader = self._loader(split)
         # Copying is memory's work: two at once would take turns at Python's lock.
         at_once = 1 if loader.is_copying() else _BATCHES_AT_ONCE
+        # What the service leaves out is put in the plan's order, so it comes in order.
+        is_ordered = self._config.deterministic or bool(self._config.data_service)
         if (split, at_once) not in self._recipes:
             self._recipes[split, at_once] = build_recipe(
                 functools.partial(load_batch, loader, self._image_size),
                 batch_size=self._config.batch_size,
                 at_once=at_once,
-                options=input_options(deterministic=self._config.deterministic),
+                options=input_options(deterministic=is_ordered),
             )
         return self._recipes[split, at_once]
 
@@ -235,6 +288,10 @@ class InputPipeline:
             for split, loader in self._loaders.items()
             for _, one in sorted(loader.skipped.items())
         ]
+
+    def service_totals(self) -> dict[str, Any] | None:
+        """What the data service gave so far; None where there is none."""
+        return add_counts(self._service_counts) if self._service_counts else None
 
     def close(self) -> None:
         """Ends the threads and lets go of the cache; what was skipped stays known."""
@@ -309,7 +366,8 @@ def plan_memory(dataset: StoredDataset, config: InputConfig, *, image_size: int)
     """
     budget = config.ram_budget or memory_limit_bytes() // _RAM_SHARE
     image_bytes = 3 * image_size * image_size
-    batches = _BATCHES_HELD * config.batch_size * image_bytes
+    held = _BATCHES_HELD + (BATCHES_HELD if config.data_service else 0)
+    batches = held * config.batch_size * image_bytes
     cached = cache_bytes(dataset, config.cache, image_bytes=image_bytes)
     left = budget - batches - cached
     if left <= 0:

@@ -90,6 +90,7 @@ def measure_input(
         "data_from": "disk" if disk_share > _DISK_SHARE else "page cache",
         "bytes_from_disk": from_disk,
         "device": compute.text,
+        "data_service": whole.data_service,
         "ways": [dataclasses.asdict(way) for way in ways],
     }
     result["demand"] = None if demand is None else describe_demand(result, demand)

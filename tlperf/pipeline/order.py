@@ -89,6 +89,11 @@ class BatchPlan:
         is (seed, epoch, step)."""
         return self._take(np.arange(step * self.batch_size, len(self.index)))
 
+    def of_steps(self, steps: Sequence[int]) -> "BatchPlan":
+        """The plan of some of its batches."""
+        rows = np.arange(len(self.index)).reshape(self.steps, self.batch_size)
+        return self._take(rows[list(steps)].reshape(-1))
+
     def for_worker(self, worker: int, *, workers: int) -> "BatchPlan":
         """A worker's rows of every batch: as many steps for each worker, and each
         example for one of them, whatever files they are in.

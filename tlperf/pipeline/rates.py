@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Generator, Iterator
+from typing import Any
 
 from tlperf.core.choices import Cache
 from tlperf.core.progress import progress_bar
@@ -30,11 +31,13 @@ class Rate:
         images_per_sec: over the seconds timed.
         images: that came in them.
         secs: seconds.
+        data_service: what a data service gave of it; None where there is none.
     """
 
     images_per_sec: float
     images: int
     secs: float
+    data_service: dict[str, Any] | None = None
 
 
 def rate_of(groups: Iterator[int], *, secs: float) -> Rate:
@@ -68,7 +71,8 @@ def measure_whole(
         InputPipeline(dataset, config, image_size=image_size) as pipeline,
         contextlib.closing(_batches(pipeline, dataset, config, compute)) as groups,
     ):
-        return rate_of(groups, secs=secs)
+        rate = rate_of(groups, secs=secs)
+        return dataclasses.replace(rate, data_service=pipeline.service_totals())
 
 
 def _batches(

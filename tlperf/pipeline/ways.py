@@ -59,10 +59,12 @@ def measure_ways(
     secs: float,
 ) -> list[Way]:
     """The ways that are open to these data, `secs` seconds each; none where pixels are
-    stored as they are wanted, or where there are too few images to tell."""
+    stored as they are wanted, where other processes make the batches, or where there
+    are too few images to tell."""
     images = max(_SAMPLE_IMAGES, _SAMPLE_BATCHES * config.batch_size)
     is_raw = dataset.manifest.encoding == Encoding.RAW
-    if is_raw or dataset.split("train").count < images:
+    is_few = dataset.split("train").count < images
+    if is_raw or is_few or config.data_service:
         return []
 
     def measure(change: str, data: StoredDataset, settings: InputConfig) -> Way:

@@ -36,7 +36,8 @@ from tlperf.model.steps import (
     build_train_step,
 )
 from tlperf.model.weights import WEIGHTS_NAME, WeightsSource, save_keras_weights
-from tlperf.pipeline.input import InputPipeline, check_batch_size
+from tlperf.pipeline.input import Batches, InputPipeline, check_batch_size
+from tlperf.pipeline.service import format_missed
 from tlperf.reference.backbones import BackboneSpec, Normalisation
 from tlperf.training.optimizer import build_optimizer, optimizer_settings
 from tlperf.training.passes import PassResult, run_pass
@@ -93,12 +94,13 @@ class Trainer:
         """The sums of the inference step."""
         return build_evaluate_step(self.predict, compute=self.compute)
 
-    def train_epoch(self, epoch: int) -> tuple[PassResult, int]:
-        """One epoch (0-based): its result and how many images were left out."""
+    def train_epoch(self, epoch: int) -> tuple[PassResult, Batches]:
+        """One epoch (0-based): its result and its batches, which tell where they came
+        from."""
         batches = self.pipeline.training(epoch)
         title = f"{self.spec.name} epoch {epoch + 1}/{self.config.training.epochs}"
         result = run_pass(self.train_step, batches, compute=self.compute, title=title)
-        return result, batches.plan.dropped
+        return result, batches
 
     def validate(self, split: str = "validation") -> PassResult:
         """One pass over a split without training."""
@@ -185,17 +187,21 @@ def train_backbone(
     rows: list[dict[str, Any]] = []
     with trainer.pipeline, Telemetry(folder) as telemetry:
         for epoch in range(config.training.epochs):
-            trained, dropped = trainer.train_epoch(epoch)
+            trained, batches = trainer.train_epoch(epoch)
             validated = trainer.validate()
             _check_finite(spec, epoch, trained, validated)
             row = _epoch_row(trainer, epoch, trained, validated)
-            row["dropped"] = dropped
+            row["dropped"] = batches.plan.dropped
+            row["data_service"] = batches.service_counts()
             row["skipped"] = trained.planned - trained.count
             if row == max([*rows, row], key=_quality):
                 save_keras_weights(trainer.classifier.whole, folder / _UNFINISHED)
             rows.append(row)
             telemetry.write_epoch(row)
             log(_epoch_text(spec, row, config.training.epochs))
+    if service := trainer.pipeline.service_totals():
+        told = f"{service['guarantee']}; {format_missed(service)}"
+        log(f"{spec.name}: data service: {told}")
     # A training that failed before this leaves the one before it whole.
     (folder / _UNFINISHED).rename(folder / WEIGHTS_NAME)
     files.fsync_directory(folder)
@@ -289,6 +295,7 @@ def _train_result(
         "decode": config.input.decode.value,
         "augment": config.input.augment.value,
         "cache": config.input.cache.value,
+        "data_service": trainer.pipeline.service_totals(),
         "skipped": trainer.pipeline.skipped(),
         "weights": weights.facts(),
         "weights_sha256": files.sha256_file(folder / WEIGHTS_NAME),
@@ -322,6 +329,9 @@ def _warnings(
     if skipped:
         named = ", ".join(f"{one['file']}[{one['record']}]" for one in skipped[:_NAMED])
         found.append(f"{len(skipped)} records were skipped: {named}")
+    service = trainer.pipeline.service_totals()
+    if service and service["missed"]:
+        found.append(format_missed(service))
     if rows[0]["dropped"]:
         found.append(
             f"{rows[0]['dropped']} images an epoch were left out, others each epoch: "
