@@ -17,7 +17,7 @@ from tlperf.model.steps import (
     build_train_step,
     cross_entropy,
 )
-from tlperf.pipeline.input import split_batch
+from tlperf.pipeline.deliver import split_batch
 from tlperf.reference.backbones import BACKBONES, TF_MODE
 from tlperf.training.optimizer import build_optimizer
 

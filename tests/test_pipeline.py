@@ -1,7 +1,9 @@
 """The recipe: order, exactly-once, equal tensors for every format and thread count."""
 
 import collections
+import dataclasses
 import io
+import threading
 import time
 
 import numpy as np
@@ -13,7 +15,7 @@ from PIL import Image
 from tests.images import make_folder
 from tlperf.core.choices import Encoding, Exif, Format
 from tlperf.core.errors import TlperfError
-from tlperf.core.settings import DataConfig, InputConfig
+from tlperf.core.settings import DataConfig, DeviceConfig, InputConfig
 from tlperf.pipeline.order import plan_evaluation, plan_training, training_order
 
 counts = st.integers(1, 300)
@@ -177,20 +179,60 @@ def test_evaluation_delivers_every_image_once_to_two_replicas(mirrored, photos_d
 def test_batches_are_copied_ahead_in_order(two_cpus, photos_dir):
     """The path that GPUs take, to the second logical CPU."""
     from tlperf.dataset.store import open_dataset
-    from tlperf.pipeline.input import InputPipeline, copied_ahead
+    from tlperf.device.setup import setup_compute
+    from tlperf.pipeline.input import InputPipeline
 
-    with open_dataset(photos_dir) as dataset:
-        batches = InputPipeline(
-            dataset, InputConfig(batch_size=8), image_size=32
-        ).training(0)
+    compute = dataclasses.replace(setup_compute(DeviceConfig()), devices=("CPU:1",))
+    config = InputConfig(batch_size=8)
+    with (
+        open_dataset(photos_dir) as dataset,
+        InputPipeline(dataset, config, image_size=32) as pipeline,
+    ):
         start = time.perf_counter()
-        copied = list(copied_ahead(batches.source, "/cpu:1"))
-        del batches
+        copied = list(pipeline.training(0).distribute(compute))
         secs = time.perf_counter() - start
     expected = training_order(count=24, seed=0, epoch=0)
     np.testing.assert_array_equal(np.concatenate([b.index for b in copied]), expected)
     assert "CPU:1" in copied[0].image.device
     assert secs < 5  # no waiting for an autotuner's thread
+
+
+def test_the_next_item_is_made_while_one_is_used():
+    from tlperf.pipeline.deliver import one_ahead
+
+    made = []
+
+    def items():
+        for number in range(3):
+            made.append(number)
+            yield number
+
+    asked = one_ahead(items())
+    assert next(asked) == 0
+    deadline = time.monotonic() + 10
+    while made != [0, 1] and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert made == [0, 1]
+    assert list(asked) == [1, 2]
+
+
+def test_what_making_an_item_raises_is_raised_in_its_place():
+    from tlperf.pipeline.deliver import one_ahead
+
+    asked = one_ahead(1 // number for number in (1, 0))
+    assert next(asked) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(asked)
+
+
+def test_leaving_ends_the_thread():
+    from tlperf.pipeline.deliver import one_ahead
+
+    asked = one_ahead(iter(range(9)))
+    assert next(asked) == 0
+    asked.close()
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("tlperf-ahead")]
 
 
 def test_a_batch_that_replicas_cannot_share_is_refused(mirrored, photos_dir):

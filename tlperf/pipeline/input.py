@@ -14,7 +14,7 @@ cores.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -28,6 +28,7 @@ from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.pipeline.decode import Decoder
+from tlperf.pipeline.deliver import check_batch_size, one_ahead, place_batch
 from tlperf.pipeline.endpoint import check_service_settings
 from tlperf.pipeline.load import Loader
 from tlperf.pipeline.memory import Workbench
@@ -52,8 +53,8 @@ from tlperf.pipeline.worker import WorkerRecipe
 _BATCHES_AT_ONCE = 2
 # Batches ready ahead of the step: one being copied, one waiting.
 _PREFETCH_BATCHES = 2
-# With the one that the step has.
-_BATCHES_HELD = _BATCHES_AT_ONCE + _PREFETCH_BATCHES + 1
+# With the one placed ahead and the one that the step has.
+_BATCHES_HELD = _BATCHES_AT_ONCE + _PREFETCH_BATCHES + 2
 # Of the memory this process may use, what input takes where nothing is said.
 _RAM_SHARE = 4
 
@@ -86,16 +87,7 @@ class Batches:
         TensorFlow's own distributed datasets are not used: see `input_options`.
         """
         check_batch_size(self.plan.batch_size, compute.replicas)
-        if compute.replicas > 1:
-            return one_ahead(split_batch(batch, compute) for batch in self)
-        if compute.kind == "GPU":  # written for GPUs, not measured on one
-            return self._on_device(compute.devices[0])
-        return iter(self)
-
-    def _on_device(self, device: str) -> Iterator[Batch]:
-        if isinstance(self.source, ServiceBatches):
-            return one_ahead(copy_batch(batch, device) for batch in self)
-        return self._named_errors(iter(copied_ahead(self.source, device)))
+        return one_ahead(place_batch(batch, compute) for batch in self)
 
     def _named_errors(self, iterator: Iterator[Batch]) -> Iterator[Batch]:
         while True:
@@ -114,56 +106,6 @@ class Batches:
         if isinstance(self.source, ServiceBatches):
             return dataclasses.asdict(self.source.counts)
         return None
-
-
-def copy_batch(batch: Batch, device: str) -> Batch:
-    """A batch on `device`."""
-    with tf.device(device):
-        return Batch(*(tf.identity(value) for value in batch))
-
-
-def copied_ahead(dataset: tf.data.Dataset, device: str) -> tf.data.Dataset:
-    """Batches copied to `device` while the step before them computes."""
-    to_device = tf.data.experimental.prefetch_to_device(device, _PREFETCH_BATCHES)
-    # Once more: the part on the device does not inherit the options.
-    return dataset.apply(to_device).with_options(input_options(deterministic=True))
-
-
-def split_batch(batch: Batch, compute: Compute) -> Batch:
-    """A global batch as per-replica values, each part on its replica's device."""
-    with tf.device("CPU:0"):  # or TensorFlow would split some of them on the first GPU
-        parts = [tf.split(value, compute.replicas) for value in batch]
-
-    def part(context: tf.distribute.experimental.ValueContext) -> Batch:
-        replica = context.replica_id_in_sync_group
-        with tf.device(compute.devices[replica]):
-            return Batch(*(tf.identity(pieces[replica]) for pieces in parts))
-
-    return compute.strategy.experimental_distribute_values_from_function(part)
-
-
-def one_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Makes each batch before the one before it is used."""
-    iterator = iter(batches)
-    try:
-        ready = next(iterator)
-    except StopIteration:
-        return
-    for batch in iterator:
-        yield ready
-        ready = batch
-    yield ready
-
-
-def check_batch_size(batch_size: int, replicas: int) -> None:
-    """Refuses a global batch that replicas cannot share evenly (exit code 78)."""
-    if batch_size % replicas:
-        raise TlperfError(
-            ExitCode.CONFIG,
-            "indivisible_batch",
-            found=f"--batch_size={batch_size} cannot be split over {replicas} replicas",
-            remedy=f"give a multiple of {replicas}",
-        )
 
 
 class InputPipeline:

@@ -36,7 +36,8 @@ from tlperf.model.steps import (
     build_train_step,
 )
 from tlperf.model.weights import WEIGHTS_NAME, WeightsSource, save_keras_weights
-from tlperf.pipeline.input import Batches, InputPipeline, check_batch_size
+from tlperf.pipeline.deliver import check_batch_size
+from tlperf.pipeline.input import Batches, InputPipeline
 from tlperf.pipeline.service import format_missed
 from tlperf.reference.backbones import BackboneSpec, Normalisation
 from tlperf.training.optimizer import build_optimizer, optimizer_settings
