@@ -212,7 +212,7 @@ def test_a_killed_cache_leaves_nothing(two_cpus, tmp_path, figures, record_prope
 def test_memory_is_planned_before_anything_is_read(two_cpus, tmp_path):
     store(make_source(tmp_path / "source", 24), tmp_path / "data")
     with open_dataset(tmp_path / "data") as dataset:
-        needed = (5 * 4 + 24 + 4) * 3 * 30 * 30
+        needed = (6 * 4 + 24 + 4) * 3 * 30 * 30
         config = InputConfig(batch_size=4, cache=Cache.DECODED, ram_budget=needed)
         with pytest.raises(TlperfError, match=f"may have {needed};") as caught:
             InputPipeline(dataset, config, image_size=30)
@@ -225,7 +225,7 @@ def test_memory_is_planned_before_anything_is_read(two_cpus, tmp_path):
             assert sum(1 for _ in pipeline.training(0)) == 6
         # Where nothing is said: a quarter of what this process may use.
         share = memory_limit_bytes() // 4
-        config = InputConfig(batch_size=share // (5 * 3 * 30 * 30) + 1)
+        config = InputConfig(batch_size=share // (6 * 3 * 30 * 30) + 1)
         with pytest.raises(TlperfError, match=f"may have {share};"):
             InputPipeline(dataset, config, image_size=30)
 
