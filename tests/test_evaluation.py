@@ -1,6 +1,7 @@
 """Evaluation: counted from predictions, every image once, ids that fit."""
 
 import csv
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import sklearn.metrics
 
 from tests.tiny import TINY
-from tlperf.core.errors import TlperfError
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import InputConfig, RunConfig, TrainConfig
 from tlperf.dataset.store import open_dataset
 from tlperf.evaluation.evaluate import evaluate_backbone, inert_cell
@@ -94,6 +95,24 @@ def test_two_replicas_give_the_same_predictions(evaluated, mirrored, photos_dir)
     assert [row["id"] for row in read_predictions(folder)] == [
         row["id"] for row in before
     ]
+
+
+def test_evaluation_keeps_to_the_memory_that_training_had(
+    evaluated, two_cpus, photos_dir
+):
+    config, trained, _, folder = evaluated
+    small = dataclasses.replace(config.input, ram_budget=1000)
+    with open_dataset(photos_dir) as dataset:
+        with pytest.raises(TlperfError, match="input may have 1000;") as caught:
+            evaluate_backbone(
+                TINY,
+                dataclasses.replace(config, input=small),
+                dataset=dataset,
+                compute=two_cpus,
+                network=load_trained(TINY, folder, trained, compute=two_cpus),
+                trained=trained,
+            )
+    assert caught.value.code == ExitCode.MEMORY
 
 
 def test_data_with_other_classes_are_refused(evaluated, two_cpus, photos_dir):

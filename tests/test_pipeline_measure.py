@@ -15,6 +15,7 @@ from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import StoredSplit, open_dataset
 from tlperf.model.preprocess import build_device_half
 from tlperf.pipeline.advice import advise, describe_demand, work_shares
+from tlperf.pipeline.ceilings import Target
 from tlperf.pipeline.chart import check_plot, draw_input
 from tlperf.pipeline.decode import Decoder
 from tlperf.pipeline.measure import measure_input
@@ -50,9 +51,7 @@ def measure(data_dir, compute, *, demand=None, secs=0.4, half=None, **settings):
         return measure_input(
             dataset,
             InputConfig(batch_size=16, **settings),
-            image_size=SIDE,
-            compute=compute,
-            device_half=half,
+            Target(SIDE, compute, half),
             secs=secs,
             demand=demand,
         )
@@ -152,6 +151,7 @@ MEASURED = {
     "bytes_per_image": 45_000.0,
     "data_from": "page cache",
     "cache": "none",
+    "can_cache_encoded": True,
     "encoding": "source",
     "batch_size": 32,
     "image_size": 224,
@@ -187,6 +187,8 @@ def test_stages_here_do_not_bound_what_others_make():
 
 
 def test_a_slow_disk_is_told():
+    no_room = {"data_from": "disk", "can_cache_encoded": False}
+    assert advise({**MEASURED, **no_room}) == advise(MEASURED)
     advice = advise({**MEASURED, "data_from": "disk"})
     expected = "records came from the disk: --cache=encoded keeps them in memory"
     assert advice[1].startswith(expected)

@@ -38,6 +38,7 @@ from tlperf.dataset.store import open_dataset
 from tlperf.dataset.tfrecord import frame, fresh_memory, masked_crc, unmask
 from tlperf.model.weights import WeightsSource
 from tlperf.pipeline import decode, endpoint, service, worker
+from tlperf.pipeline.ceilings import Target
 from tlperf.pipeline.checksum import crc32c
 from tlperf.pipeline.input import InputPipeline, input_options
 from tlperf.pipeline.measure import measure_input
@@ -773,14 +774,12 @@ def test_a_measurement_tells_what_the_service_gave(two_cpus, folders, cluster):
         result = measure_input(
             dataset,
             config,
-            image_size=SIDE,
-            compute=two_cpus,
-            device_half=lambda image, draw: image,
+            Target(SIDE, two_cpus, lambda image, draw: image),
             secs=0.5,
         )
     totals = result["data_service"]
-    # And the first batch, which is not timed.
-    assert totals["steps"] == result["batches"] + 1
+    # And the first batch, which is not timed, and the one that is placed ahead.
+    assert totals["steps"] - result["batches"] in (1, 2)
     assert totals["from_service"] + totals["missed"] == totals["steps"]
     assert totals["from_service"] > 0
     assert totals["guarantee"] == service.GUARANTEE

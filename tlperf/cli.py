@@ -349,7 +349,10 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "evaluate trained backbones on the test split",
-        (*_COMMON, "data_dir", "backbones", "batch_size", *_DEVICE_FLAGS),
+        (
+            *(*_COMMON, "data_dir", "backbones", "batch_size", "ram_budget"),
+            *_DEVICE_FLAGS,
+        ),
         _evaluate,
         terminal.render_evaluate,
     ),

@@ -126,7 +126,7 @@ class DataConfig:
             "/".join(map(str, self.split)),
             "three positive percentages that sum to 100, e.g. 60/20/20",
         )
-        _check(self.seed >= 0, "seed", self.seed, "a number from 0")
+        _check_seed(self.seed)
         _check(self.limit >= 0, "limit", self.limit, "a number from 0 (0 takes all)")
         _check(self.workers >= 0, "workers", self.workers, "a number from 0")
         for name in (
@@ -157,6 +157,11 @@ class DataConfig:
             "--image_size with it: jpeg and raw store images at that size",
         )
         _check_image_size(self.image_size)
+
+
+def _check_seed(value: int) -> None:
+    # NumPy's generators, which Keras seeds too, take 32 bits.
+    _check(0 <= value < 1 << 32, "seed", value, "0 to 4294967295")
 
 
 def _check_image_size(value: int | None) -> None:
@@ -199,7 +204,7 @@ class InputConfig:
     def __post_init__(self) -> None:
         _check_image_size(self.image_size)
         _check(self.batch_size > 0, "batch_size", self.batch_size, "a positive number")
-        _check(self.seed >= 0, "seed", self.seed, "a number from 0")
+        _check_seed(self.seed)
         _check(self.ram_budget >= 0, "ram_budget", self.ram_budget, "bytes, 0 for auto")
         address = self.data_service
         _check(
@@ -247,7 +252,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check(self.epochs > 0, "epochs", self.epochs, "a positive number")
-        _check(self.seed >= 0, "seed", self.seed, "a number from 0")
+        _check_seed(self.seed)
         _check(
             self.learning_rate is None or self.learning_rate > 0,
             "learning_rate",

@@ -15,10 +15,12 @@ damaged record is named by its source file.
 
 import bisect
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
 import pathlib
+import resource
 import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,6 +50,8 @@ SEALS_SUFFIX = ".seals"
 _HEADER = struct.Struct("<QI")
 _FOOTER = struct.Struct("<I")
 FRAMING_BYTES = _HEADER.size + _FOOTER.size
+# Files that a process has open beside shards, and those of other splits.
+_OTHER_FILES = 512
 # What the format adds to a rotated checksum.
 _MASK = 0xA282EAD8
 
@@ -361,13 +365,18 @@ class TfrecordReader:
     def _naming_damage(self, index: int) -> Iterator[None]:
         try:
             yield
-        except (RecordError, OSError) as error:
+        except RecordError as error:
             raise self._damaged_record(index, error) from error
+        except OSError as error:  # the record may be sound: it is not to be skipped
+            position = bisect.bisect_right(self._starts, index) - 1
+            path = self._data_dir / self._shards[position].file
+            raise _unreadable(path, error) from error
 
     def _open(self, position: int) -> None:
         with self._lock:
             if position in self._descriptors:
                 return
+            _allow_files(len(self._shards))
             shard = self._shards[position]
             table = parse_index(self._sidecar(position, INDEX_SUFFIX))
             seals, _ = parse_seals(self._sidecar(position, SEALS_SUFFIX))
@@ -386,8 +395,8 @@ class TfrecordReader:
         name = shard.file + suffix
         try:
             text = (self._data_dir / name).read_bytes()
-        except OSError as error:
-            raise self._damaged(position, f"its {suffix}: {error.strerror}") from error
+        except FileNotFoundError as error:
+            raise self._damaged(position, f"its {suffix} is not there") from error
         if sha256_bytes(text) != shard.sidecars.get(name):
             raise self._damaged(position, f"its {suffix} differs from the manifest")
         return text
@@ -421,6 +430,30 @@ class TfrecordReader:
             for descriptor in self._descriptors.values():
                 os.close(descriptor)
             self._descriptors.clear()
+
+
+def _allow_files(count: int) -> None:
+    """Lets this process have so many files open beside others, as far as it may: each
+    shard stays open as long as its reader."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = count + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
+def _unreadable(path: pathlib.Path, error: OSError) -> TlperfError:
+    remedy = "check the path, its permissions and the disk"
+    if error.errno == errno.EMFILE:
+        remedy = "raise ulimit -n, or shard with a larger --shard_bytes"
+    return TlperfError(
+        ExitCode.IO,
+        "io_error",
+        path=path,
+        found=error.strerror or str(error),
+        remedy=remedy,
+    )
 
 
 def fresh_memory(size: int) -> np.ndarray:

@@ -100,7 +100,11 @@ def evaluate_backbone(
     # Decoded as in training; nothing is skipped: each image of the split counts.
     # Trainings of before there was a choice decoded exactly.
     decode = Decode(trained.get("decode", Decode.EXACT))
-    settings = InputConfig(batch_size=config.input.batch_size, decode=decode)
+    settings = InputConfig(
+        batch_size=config.input.batch_size,
+        ram_budget=config.input.ram_budget,
+        decode=decode,
+    )
     size = trained["image_size"]
     with InputPipeline(dataset, settings, image_size=size) as pipeline:
         batches = pipeline.evaluation(TEST_SPLIT)

@@ -59,25 +59,21 @@ class StageRunner:
     def measure_input(self, *, secs: float, demand: float | None) -> dict[str, Any]:
         """The input pipeline alone, at the first backbone's size if none is given."""
         from tlperf.model.preprocess import build_device_half, normalisation_for
+        from tlperf.pipeline.ceilings import Target
         from tlperf.pipeline.measure import measure_input
 
         spec, *_ = parse_backbones(self.config.backbones)
         settings = self.config.input
         if settings.data_service:
             check_service(settings, file_format=self.dataset.manifest.format)
-        return measure_input(
-            self.dataset,
-            settings,
-            image_size=settings.image_size or spec.native_size,
-            compute=self.compute,
-            device_half=build_device_half(
-                self.compute,
-                normalisation=normalisation_for(spec, settings.preprocess),
-                augmentation=settings.augment,
-            ),
-            secs=secs,
-            demand=demand,
+        half = build_device_half(
+            self.compute,
+            normalisation=normalisation_for(spec, settings.preprocess),
+            augmentation=settings.augment,
         )
+        image_size = settings.image_size or spec.native_size
+        target = Target(image_size, self.compute, half)
+        return measure_input(self.dataset, settings, target, secs=secs, demand=demand)
 
     def _train(self, spec: BackboneSpec) -> dict[str, Any]:
         from tlperf.model.weights import (

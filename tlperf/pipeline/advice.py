@@ -63,7 +63,8 @@ def describe_demand(result: dict[str, Any], demand: float) -> dict[str, Any]:
 def advise(result: dict[str, Any]) -> list[str]:
     """Sentences: what bounds the run, what would be faster, what the demand needs."""
     texts = [_bound_text(result)]
-    if result["data_from"] == "disk" and result["cache"] == "none":
+    is_cold = result["data_from"] == "disk" and result["cache"] == "none"
+    if is_cold and result["can_cache_encoded"]:
         texts.append(
             "records came from the disk: --cache=encoded keeps them in memory, "
             f"{format_bytes(result['bytes_per_image'])} an image"

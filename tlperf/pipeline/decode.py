@@ -37,9 +37,6 @@ _RECORD_COPIES = 2
 # float32 RGB, before it is resized.
 _RESIZE_BYTES = 12
 
-# One thread each: the loader's threads share the cores already.
-cv2.setNumThreads(1)
-
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:

@@ -80,8 +80,9 @@ def find_unreachable(address: str) -> str | None:
         socket.create_connection(
             (host.strip("[]"), int(port)), timeout=_CONNECT_SECS
         ).close()
-    except OSError as error:
-        return f"no dispatcher answers at {address} ({error.strerror or error})"
+    except (OSError, UnicodeError) as error:  # a name that is none
+        why = getattr(error, "strerror", None) or error
+        return f"no dispatcher answers at {address} ({why})"
     import grpc  # only where there is somebody to ask
 
     with grpc.insecure_channel(place) as channel:

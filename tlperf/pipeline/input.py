@@ -12,9 +12,11 @@ tf.data; loading a batch (read, decode, resize) is one of them, on threads of it
 cores.
 """
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -72,16 +74,20 @@ class Batches:
         source: yields Batch with the global batch size.
         plan: which examples make which batch.
         loader: what makes them here.
+        pipeline: whose threads do it; it stays open while these are used.
     """
 
     source: tf.data.Dataset | ServiceBatches
     plan: BatchPlan
     loader: Loader
+    pipeline: "InputPipeline"
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self._named_errors(iter(self.source))
+    def __iter__(self) -> Generator[Batch]:
+        batches = self._named_errors(iter(self.source))
+        self.pipeline.ends.add(batches)
+        return batches
 
-    def distribute(self, compute: Compute) -> Iterator[Batch]:
+    def distribute(self, compute: Compute) -> Generator[Batch]:
         """Each global batch on its device, or split evenly over the replicas.
 
         TensorFlow's own distributed datasets are not used: see `input_options`.
@@ -89,16 +95,17 @@ class Batches:
         check_batch_size(self.plan.batch_size, compute.replicas)
         return one_ahead(place_batch(batch, compute) for batch in self)
 
-    def _named_errors(self, iterator: Iterator[Batch]) -> Iterator[Batch]:
+    def _named_errors(self, iterator: Iterator[Batch]) -> Generator[Batch]:
         while True:
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
             except tf.errors.OpError as error:
-                if self.loader.failure is None:
+                failure = self.loader.failure_in(str(error))
+                if failure is None:
                     raise  # memory, device: not the data's fault
-                raise self.loader.failure from error
+                raise failure from error
             yield batch
 
     def service_counts(self) -> dict[str, Any] | None:
@@ -111,10 +118,16 @@ class Batches:
 class InputPipeline:
     """Every pass over one data directory at one image size; a context manager.
 
+    Whoever does not close it leaves that to its end, or that of the process: TensorFlow
+    would wait for ever for a load that Python no longer runs.
+
     Args:
         dataset: the data directory.
         config: batch size, order, decoding, cache.
         image_size: side in pixels.
+
+    Attributes:
+        ends: passes that were begun, to be ended with the pipeline.
 
     Raises:
         TlperfError: exit code 71, where batches and cache exceed `config.ram_budget`.
@@ -134,6 +147,10 @@ class InputPipeline:
         self._loaders: dict[str, Loader] = {}
         self._recipes: dict[tuple[str, int], Recipe] = {}
         self._service_counts: list[ServiceCounts] = []
+        self.ends: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
+        self._close = weakref.finalize(
+            self, end_passes, self.ends, self._loaders, self._bench
+        )
 
     def training(self, epoch: int, *, step: int = 0, epochs: int = 1) -> Batches:
         """The training split in the order of (seed, epoch), from `step` on.
@@ -145,8 +162,16 @@ class InputPipeline:
 
         Raises:
             TlperfError: 65 where the split has fewer images than a batch, 78 where the
-                data service cannot make what is asked for.
+                data service cannot make what is asked for, or the pass begins inside of
+                an epoch whose order is not the plan's.
         """
+        if step and not self._config.deterministic:
+            raise TlperfError(
+                ExitCode.CONFIG,
+                "no_order",
+                found=f"step {step} of an epoch in no order: which images are left?",
+                remedy="use --deterministic=true, or begin with an epoch",
+            )
         plans = [
             plan_training(
                 count=self._dataset.split("train").count,
@@ -158,7 +183,8 @@ class InputPipeline:
         ]
         plan = join_plans(plans).from_step(step)
         if self._config.data_service:
-            return Batches(self._service_batches(plan), plan, self._loader("train"))
+            source = self._service_batches(plan)
+            return Batches(source, plan, self._loader("train"), self)
         return self._batches("train", plan)
 
     def evaluation(self, split: str) -> Batches:
@@ -195,7 +221,7 @@ class InputPipeline:
             plan.weight.reshape(steps),
             plan.draw.reshape(*steps, DRAWS),
         )
-        return Batches(dataset, plan, self._loader(split))
+        return Batches(dataset, plan, self._loader(split), self)
 
     def _recipe(self, split: str) -> Recipe:
         loader = self._loader(split)
@@ -237,15 +263,25 @@ class InputPipeline:
 
     def close(self) -> None:
         """Ends the threads and lets go of the cache; what was skipped stays known."""
-        self._bench.close()
-        for loader in self._loaders.values():
-            loader.close()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def end_passes(
+    passes: Iterable[Generator[Batch]], loaders: dict[str, Loader], bench: Workbench
+) -> None:
+    """Ends what an `InputPipeline` has begun."""
+    for loader in loaders.values():
+        loader.close()
+    for one in [*passes]:
+        with contextlib.suppress(ValueError):  # another thread is waiting for it
+            one.close()
+    bench.close()
 
 
 def build_recipe(

@@ -13,6 +13,7 @@ Every image's pixels are a function of its record alone: no number of threads sh
 import contextlib
 import dataclasses
 import itertools
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -33,6 +34,8 @@ Load = Callable[[int, np.ndarray], int]
 _PARTS_A_THREAD = 2
 # Images that an error line names.
 _NAMED = 20
+# How long the bad images of a split are looked for, and how many are looked at at once.
+_NAMING_SECS, _NAMED_AT_ONCE = 10.0, 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,6 @@ class Loader:
         on_bad_record: fail, or skip and count.
 
     Attributes:
-        failure: the error that ended a batch, which TensorFlow would blur.
         skipped: records left out so far, by index.
     """
 
@@ -91,7 +93,8 @@ class Loader:
         self._copy: LoadMany | None = None
         if cache is Cache.NONE and decoder.is_copying():
             self._copy = self._copy_stored
-        self.failure: TlperfError | None = None
+        self._is_closed = False
+        self._failures: dict[str, TlperfError] = {}
         self.skipped: dict[int, Skipped] = {}
 
     def __call__(
@@ -111,6 +114,8 @@ class Loader:
             TlperfError: 65 or 76 at a bad record, 71 where an image needs more memory
                 than there is for decoding.
         """
+        if self._is_closed:
+            raise RuntimeError("the input pipeline is closed")
         side = self._decoder.image_size
         image = self._bench.arena((len(index), side, side, 3)).take()
         label = np.zeros(len(index), np.int32)
@@ -132,7 +137,7 @@ class Loader:
         try:
             self._on_threads(fill, len(index))
         except TlperfError as error:
-            self.failure = self.failure or self._name_all(error)
+            self._failures.setdefault(str(error), self._name_all(error))
             raise
         return image, label, weight
 
@@ -150,6 +155,12 @@ class Loader:
         for one in started:
             one.result()
 
+    def failure_in(self, text: str) -> TlperfError | None:
+        """What ended a batch, of which TensorFlow tells in words; None where it was
+        none of ours."""
+        found = (named for said, named in self._failures.items() if said in text)
+        return next(found, None)
+
     def is_copying(self) -> bool:
         """Whether pixels are at hand as they are wanted: nothing is decoded."""
         if isinstance(self._load, PixelCache):
@@ -166,17 +177,7 @@ class Loader:
             try:
                 self._decoder.decode_into(view, out, self._bench.scratch)
             except RecordError as error:
-                file, record = self._split.locate(number)
-                (example,) = self._split.read([number])
-                raise TlperfError(
-                    ExitCode.DATA,
-                    "bad_record",
-                    path=file,
-                    record=record,
-                    found=f"{example.filename}: {error}",
-                    remedy="mend or remove it and shard again with "
-                    "--image_check=decode, or give --on_bad_record=skip",
-                ) from error
+                raise name_record(self._split, number, error) from error
         return view.label
 
     def _skip(self, number: int, error: TlperfError) -> None:
@@ -187,33 +188,63 @@ class Loader:
         self.skipped[number] = Skipped(number, file, record, error.found)
 
     def _name_all(self, error: TlperfError) -> TlperfError:
-        """The error, or one that names every image of the split that cannot be decoded:
-        who mends one wants to know of the others."""
+        """The error, or one that names every image of the split that cannot be decoded,
+        or as many as are found in a while: who mends one wants to know of the others.
+        """
         if error.reason != "bad_record":
             return error
+        for known in self._failures.values():
+            if known.reason == error.reason:
+                return known
         side = self._decoder.image_size
+
+        def name(one: TlperfError) -> str:
+            return f"{one.found} at {one.path}[{one.record}]"
 
         def name_bad(number: int) -> str:
             try:
                 self._decode(number, np.empty((side, side, 3), np.uint8))
             except TlperfError as other:
-                return f"{other.found} at {other.path}[{other.record}]"
+                return name(other)
             return ""
 
-        found = self._bench.pool.map(name_bad, range(self._split.count))
-        bad = [text for text in found if text]
+        count, seen, until = self._split.count, 0, time.monotonic() + _NAMING_SECS
+        bad: list[str] = []
+        while seen < count and time.monotonic() < until:
+            group = range(seen, min(seen + _NAMED_AT_ONCE, count))
+            bad += filter(None, self._bench.pool.map(name_bad, group))
+            seen = group.stop
+        if name(error) not in bad:  # it is further on
+            bad.append(name(error))
         listed = ", ".join(bad[:_NAMED]) + (", ..." if len(bad) > _NAMED else "")
+        least = "" if seen == count else "at least "
         return TlperfError(
             error.code,
             error.reason,
             path=self._split.name,
-            found=f"{len(bad)} of {self._split.count} images cannot be used: {listed}",
+            found=f"{least}{len(bad)} of {count} images cannot be used: {listed}",
             remedy=error.remedy,
         )
 
     def close(self) -> None:
-        """Lets go of the cache."""
+        """Lets go of the cache; what is still asked for fails at once."""
+        self._is_closed = True
         self._view, self._load = self._split.view, self._decode
+
+
+def name_record(split: StoredSplit, number: int, error: RecordError) -> TlperfError:
+    """What says which record, of which source file, cannot be decoded."""
+    file, record = split.locate(number)
+    (example,) = split.read([number])
+    return TlperfError(
+        ExitCode.DATA,
+        "bad_record",
+        path=file,
+        record=record,
+        found=f"{example.filename}: {error}",
+        remedy="mend or remove it and shard again with --image_check=decode, or give "
+        "--on_bad_record=skip",
+    )
 
 
 class RecordCache:

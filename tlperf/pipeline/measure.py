@@ -1,26 +1,28 @@
 """How fast the input pipeline is alone, where its time goes, what would be faster.
 
-    measure_input(dataset, config, image_size=224, compute=compute,
-                  device_half=half, secs=3.0, demand=1200.0)
+    target = Target(224, compute, device_half)
+    measure_input(dataset, config, target, secs=3.0, demand=1200.0)
 
 The lowest of the stages' ceilings is what bounds the whole. Whether bytes came from the
 disk or from the page cache is read from the system, not assumed.
 """
 
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
 from tlperf.core.choices import Cache
+from tlperf.core.errors import SettingsError
 from tlperf.core.machine import usable_cores
 from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
-from tlperf.device.setup import Compute
 from tlperf.pipeline.advice import advise, describe_demand
-from tlperf.pipeline.ceilings import DeviceHalf, measure_ceilings
+from tlperf.pipeline.ceilings import Target, measure_ceilings
+from tlperf.pipeline.deliver import check_batch_size
 from tlperf.pipeline.input import cache_bytes
 from tlperf.pipeline.rates import measure_whole, stored_bytes
-from tlperf.pipeline.ways import measure_ways
+from tlperf.pipeline.ways import fits_memory, measure_ways
 
 # Of the bytes that were delivered; less is what the process itself reads.
 _DISK_SHARE = 0.1
@@ -29,10 +31,8 @@ _DISK_SHARE = 0.1
 def measure_input(
     dataset: StoredDataset,
     config: InputConfig,
+    target: Target,
     *,
-    image_size: int,
-    compute: Compute,
-    device_half: DeviceHalf,
     secs: float = 3.0,
     demand: float | None = None,
 ) -> dict[str, Any]:
@@ -41,25 +41,26 @@ def measure_input(
     Args:
         dataset: the data directory.
         config: batch size, decoding, cache.
-        image_size: side in pixels.
-        compute: where batches go.
-        device_half: traced into the steps; timed as the stage `augment`.
+        target: the size of images, where they go; its device half is timed as the
+            stage `augment`.
         secs: how long the whole is timed; each stage and way a quarter of it.
         demand: images a second that a step would take, if that is known.
 
     Returns:
         `images_per_sec batches seconds stages bottleneck cores ways demand advice` and
         how it was measured.
+
+    Raises:
+        SettingsError: seconds or demand that cannot be.
+        TlperfError: as of a pass; 78 where replicas cannot share a batch evenly.
     """
+    _check_positive("secs", secs)
+    if demand is not None:
+        _check_positive("demand", demand)
+    check_batch_size(config.batch_size, target.compute.replicas)
+    image_size, compute = target.image_size, target.compute
     # The rate of the whole is taken last: by then the data are where they will be.
-    stages = measure_ceilings(
-        dataset,
-        config,
-        image_size=image_size,
-        compute=compute,
-        device_half=device_half,
-        secs=secs / 4,
-    )
+    stages = measure_ceilings(dataset, config, target, secs=secs / 4)
     disk_bytes = _bytes_from_disk()
     whole = measure_whole(
         dataset, config, image_size=image_size, compute=compute, secs=secs
@@ -87,6 +88,11 @@ def measure_input(
         "encoding": dataset.manifest.encoding,
         "decode": config.decode.value,
         "cache": config.cache.value,
+        "can_cache_encoded": fits_memory(
+            dataset,
+            dataclasses.replace(config, cache=Cache.ENCODED),
+            image_size=image_size,
+        ),
         "data_from": "disk" if disk_share > _DISK_SHARE else "page cache",
         "bytes_from_disk": from_disk,
         "device": compute.text,
@@ -95,6 +101,11 @@ def measure_input(
     }
     result["demand"] = None if demand is None else describe_demand(result, demand)
     return {**result, "advice": advise(result)}
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise SettingsError(f"{name} is {value}", "give a positive number")
 
 
 def _bytes_from_disk() -> int:

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
+import cv2
 import numpy as np
 
 from tlperf.core.errors import ExitCode, TlperfError
@@ -164,6 +165,7 @@ class Workbench:
     """
 
     def __init__(self, *, threads: int, memory_bytes: int):
+        cv2.setNumThreads(1)  # each: these threads share the cores already
         kept_bytes = min(_MOST_KEPT_BYTES, memory_bytes // (_KEPT_SHARE * threads))
         self.threads = threads
         self.pool = concurrent.futures.ThreadPoolExecutor(threads, "tlperf-input")

@@ -85,8 +85,14 @@ class BatchPlan:
         return len(self.index) // self.batch_size
 
     def from_step(self, step: int) -> "BatchPlan":
-        """The plan without its first `step` batches: all the state a resumed run needs
-        is (seed, epoch, step)."""
+        """The plan without its first `step` batches, 0 to all of them: all the state a
+        resumed run needs is (seed, epoch, step).
+
+        Raises:
+            ValueError: the plan has no such step.
+        """
+        if not 0 <= step <= self.steps:
+            raise ValueError(f"step: expected 0 to {self.steps}, got {step}")
         return self._take(np.arange(step * self.batch_size, len(self.index)))
 
     def of_steps(self, steps: Sequence[int]) -> "BatchPlan":

@@ -8,7 +8,7 @@ import contextlib
 import dataclasses
 import itertools
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 from tlperf.core.choices import Cache
@@ -40,20 +40,22 @@ class Rate:
     data_service: dict[str, Any] | None = None
 
 
-def rate_of(groups: Iterator[int], *, secs: float) -> Rate:
+def rate_of(groups: Generator[int], *, secs: float) -> Rate:
     """How fast groups come; the first one, which is the start, is not timed.
 
     Args:
-        groups: yields how many images have just come.
+        groups: yields how many images have just come; it is closed, so that nothing of
+            it goes on beside what is measured next.
         secs: stop after so many.
     """
-    next(groups)
-    start, images = time.perf_counter(), 0
-    for count in groups:
-        images += count
-        if time.perf_counter() - start >= secs:
-            break
-    elapsed = time.perf_counter() - start
+    with contextlib.closing(groups):
+        next(groups)
+        start, images = time.perf_counter(), 0
+        for count in groups:
+            images += count
+            if time.perf_counter() - start >= secs:
+                break
+        elapsed = time.perf_counter() - start
     return Rate(images / elapsed, images, elapsed)
 
 
@@ -67,11 +69,8 @@ def measure_whole(
 ) -> Rate:
     """Training batches on their devices, epoch after epoch; with a cache, from the
     second epoch on."""
-    with (
-        InputPipeline(dataset, config, image_size=image_size) as pipeline,
-        contextlib.closing(_batches(pipeline, dataset, config, compute)) as groups,
-    ):
-        rate = rate_of(groups, secs=secs)
+    with InputPipeline(dataset, config, image_size=image_size) as pipeline:
+        rate = rate_of(_batches(pipeline, dataset, config, compute), secs=secs)
         return dataclasses.replace(rate, data_service=pipeline.service_totals())
 
 

@@ -14,7 +14,7 @@ import tempfile
 
 import numpy as np
 
-from tlperf.core.choices import Cache, Decode, Encoding, Exif, Format
+from tlperf.core.choices import Cache, Decode, Encoding, Exif, Format, OnBadRecord
 from tlperf.core.errors import TlperfError
 from tlperf.core.settings import DataConfig, InputConfig
 from tlperf.dataset.headers import sniff
@@ -59,8 +59,8 @@ def measure_ways(
     secs: float,
 ) -> list[Way]:
     """The ways that are open to these data, `secs` seconds each; none where pixels are
-    stored as they are wanted, where other processes make the batches, or where there
-    are too few images to tell."""
+    stored raw, where other processes make the batches, or where there are too few
+    images to tell."""
     images = max(_SAMPLE_IMAGES, _SAMPLE_BATCHES * config.batch_size)
     is_raw = dataset.manifest.encoding == Encoding.RAW
     is_few = dataset.split("train").count < images
@@ -84,7 +84,13 @@ def measure_ways(
         )
 
     with tempfile.TemporaryDirectory(prefix="tlperf-input-") as folder:
-        sample = _Sample(dataset, pathlib.Path(folder), images, image_size=image_size)
+        sample = _Sample(
+            dataset,
+            pathlib.Path(folder),
+            images,
+            image_size=image_size,
+            on_bad_record=config.on_bad_record,
+        )
         with contextlib.closing(sample):
             tried = _open_ways(dataset, config, sample, image_size=image_size)
             return [measure(*one) for one in tried]
@@ -102,7 +108,7 @@ def _open_ways(
     if config.decode is Decode.EXACT:
         found.append(("--decode=fast", dataset, fast))
     is_cached = config.cache is Cache.DECODED
-    if not is_cached and _has_memory(dataset, cached, image_size=image_size):
+    if not is_cached and fits_memory(dataset, cached, image_size=image_size):
         found.append(("--cache=decoded", raw, cached))
     if dataset.manifest.image_size != image_size:
         change = f"shard --encoding=jpeg --image_size={image_size}"
@@ -111,9 +117,10 @@ def _open_ways(
     return found
 
 
-def _has_memory(
+def fits_memory(
     dataset: StoredDataset, config: InputConfig, *, image_size: int
 ) -> bool:
+    """Whether batches and cache stay within the memory that input may have."""
     try:
         plan_memory(dataset, config, image_size=image_size)
     except TlperfError:
@@ -131,8 +138,9 @@ class _Sample:
         images: int,
         *,
         image_size: int,
+        on_bad_record: OnBadRecord,
     ):
-        self._folder, self._image_size = folder, image_size
+        self._folder, self._image_size, self._images = folder, image_size, images
         self._manifest = dataset.manifest
         self._stored: list[StoredDataset] = []
         split = dataset.split("train")
@@ -140,7 +148,12 @@ class _Sample:
             (folder / "source" / name).mkdir(parents=True)
         spread = np.linspace(0, split.count - 1, images).astype(int).tolist()
         for at, number in enumerate(spread):
-            (one,) = split.read([number])
+            try:
+                (one,) = split.read([number])
+            except TlperfError as error:
+                if error.record is None or on_bad_record is OnBadRecord.FAIL:
+                    raise
+                continue
             name = f"{'odd' if at % 2 else 'even'}/{number}.{sniff(one.encoded)}"
             (folder / "source" / name).write_bytes(one.encoded)
 
@@ -160,6 +173,7 @@ class _Sample:
             max_file_bytes=1 << 62,
             max_jpeg_scans=1 << 30,
             min_side=1,
+            max_bad=self._images,
             workers=1,
         )
         write_dataset(config, data_dir)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from tlperf.core.batch import Batch
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import progress_bar
 from tlperf.device.setup import Compute
 from tlperf.model.steps import StepSums
@@ -101,6 +102,13 @@ def run_pass(
         done += [_read(sums) for sums in pending]
     secs = time.perf_counter() - start
     loss, correct, count = (math.fsum(column) for column in zip(*done, strict=True))
+    if not count:
+        raise TlperfError(
+            ExitCode.DATA,
+            "no_images",
+            found=f"{title}: none of {len(plan.index)} images could be used",
+            remedy="run tlperf verify, and shard again",
+        )
     is_single = len(done) == 1
     return PassResult(
         loss=loss / count,
