@@ -6,9 +6,10 @@
 Every side gives batches of 32 images, uint8 224 x 224, from the same folder of JPEG
 files, page cache warm; each is written as its users would. tlperf's batches come in an
 exact order with ids; its shards are made before, from the same files. Sides in turn,
-medians over `--rounds`; a turn is as many whole passes over all images as take a second,
-the first pass of a side is not counted. The limit is libjpeg-turbo alone in its fast mode, on a thread a core,
-bytes in memory. `input.md` and `input.svg` in the working directory show all of it.
+medians over `--rounds`; a turn is as many whole passes over all images as take a
+second, and the first pass of a side is not counted. The limit is libjpeg-turbo alone in
+its fast mode, on a thread a core, bytes in memory. `input.md` and `input.svg` in the
+working directory show all of it.
 
 A peer that is not installed is left out and named. FFCV's published rates (a
 p3dn.24xlarge of 96 vCPUs: raw 256 x 256 172,801 images/s, JPEG of 512 pixels 31,278;
@@ -329,6 +330,7 @@ def test_input(source, work, request, benchmark):
         "tlperf source exact": Tlperf(work, source),
         "tlperf source hdf5": Tlperf(work, source, stored=hdf5, **fast),
         "tlperf jpeg": Tlperf(work, source, stored=jpeg, **fast),
+        "tlperf jpeg exact": Tlperf(work, source, stored=jpeg),
         "tlperf jpeg hdf5": Tlperf(work, source, stored={**jpeg, **hdf5}, **fast),
         "tlperf raw": Tlperf(work, source, stored=raw),
         "tlperf raw hdf5": Tlperf(work, source, stored={**raw, **hdf5}),

@@ -113,7 +113,8 @@ def load_once(
     """One pass of a loader alone."""
     with open_dataset(pathlib.Path(data_dir)) as dataset:
         count = dataset.split("train").count
-        with open_loader(dataset, threads=1) as loader:  # the decoders' own pages
+        # The decoders' own pages are no image's.
+        with open_loader(dataset, threads=1, memory_bytes=memory_bytes) as loader:
             next(load(loader, plan_evaluation(count=2, batch_size=2)))
         with open_loader(dataset, threads=threads, memory_bytes=memory_bytes) as loader:
             plan = plan_evaluation(count=count, batch_size=count)
