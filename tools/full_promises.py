@@ -1,6 +1,6 @@
 """Runs the promises' tests at their full figures and prints what they counted.
 
-    python tools/full_promises.py                # all; an hour and a half on two cores
+    python tools/full_promises.py                # all; two hours on two cores
     python tools/full_promises.py D1 I2          # some
     python tools/full_promises.py --reduced      # as the fast suite does, minutes
 
