@@ -4,11 +4,12 @@ import json
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tlperf.core import files
-from tlperf.core.errors import TlperfError
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import RunConfig, TrainConfig
 from tlperf.job.run import measure_matmul_gflops, plan_job
 from tlperf.job.sweep import SweepOutcome, run_sweep
@@ -112,6 +113,33 @@ def test_a_backbone_that_fails_does_not_end_the_others(photos_dir, tmp_path):
     assert outcome == SweepOutcome(("vgg16",), {"xception": 64})
     with pytest.raises(TlperfError, match=r"xception \(exit 64\); finished: vgg16"):
         outcome.raise_failure()
+
+
+def test_a_run_that_is_stopped_goes_on(photos_dir, tmp_path):
+    """Stopped by a signal to the parent alone; what is done is not done again."""
+    command = [
+        *(sys.executable, "-m", "tlperf", "train", "--backbones=resnet50,vgg16"),
+        *("--weights=none", "--image_size=32", "--batch_size=8", "--epochs=300"),
+        *(f"--data_dir={photos_dir}", f"--workdir={tmp_path}"),
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        history = tmp_path / "resnet50" / "history.jsonl"
+        deadline = time.monotonic() + 120
+        while not history.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        _, text = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.RETRY, text
+    assert "SIGTERM while resnet50 was run; run again with --resume" in text
+    assert "all is saved" in text
+    done = len(files.read_json_lines(history))
+    again = tlperf(*command[3:-3], f"--epochs={done + 1}", *command[-2:], "--resume")
+    assert again.returncode == 0, again.stderr
+    assert f"resnet50: goes on in epoch {done + 1}" in again.stderr
+    assert f"vgg16: epoch {done + 1}/{done + 1}" in again.stderr
+    third = tlperf(*command[3:-3], f"--epochs={done + 1}", *command[-2:], "--resume")
+    assert third.returncode == 0
+    assert third.stderr.count("all is there already") == 2
 
 
 def test_a_plan_counts_steps_and_bounds_the_time_and_writes_nothing(tmp_path):

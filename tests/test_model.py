@@ -15,7 +15,7 @@ from tlperf.model.build import (
     build_imagenet_model,
     first_active_index,
 )
-from tlperf.model.cut import cut_model
+from tlperf.model.cut import crossing_tensors, cut_model, extend_frozen
 from tlperf.model.facts import count_macs, depth, size_mib
 from tlperf.model.weights import (
     find_weights,
@@ -121,7 +121,8 @@ def test_frozen_and_active_make_the_whole(spec):
     parts = built.active(built.frozen(x, training=False), training=False).numpy()
     np.testing.assert_array_equal(parts, whole)
     assert not built.frozen.trainable_variables
-    channels = sorted(tensor.shape[-1] for tensor in built.frozen.outputs)
+    crossing = crossing_tensors(built.whole, built.frozen_names)
+    channels = sorted(tensor.shape[-1] for tensor in crossing)
     assert channels == sorted(shape[-1] for shape in CROSSING[spec.name])
 
 
@@ -181,9 +182,12 @@ def test_an_image_too_small_names_the_smallest():
 def test_a_cut_through_a_skip_lets_both_tensors_cross():
     whole = build_classifier(TINY, image_size=32, classes=2).whole
     names = [layer.name for layer in whole.layers]
-    frozen, active = cut_model(whole, names[: names.index("relu")])
+    below = names[: names.index("relu")]
+    # norm, and conv2 that the skip reads
+    assert len(crossing_tensors(whole, below)) == 2
+    frozen, active = cut_model(whole, below)
     assert frozen is not None
-    assert len(frozen.outputs) == 2  # norm, and conv2 that the skip reads
+    assert len(frozen.outputs) == 1  # what follows holds no weights up to the pool
     x = np.random.default_rng(1).normal(size=(2, 32, 32, 3)).astype(np.float32)
     np.testing.assert_array_equal(active(frozen(x)), whole(x))
 
@@ -289,3 +293,45 @@ def test_efficientnets_imagenet_file_gives_keras_own_outputs(tmp_path, monkeypat
 )
 def test_weights_words(text, parsed):
     assert parse_weights(text) == parsed
+
+
+# Layers that are computed on the frozen side, though Table 2 calls them active.
+EXTENDED = {
+    "paper": {
+        "inceptionv3": ("mixed8",),
+        "inceptionresnetv2": ("block8_1_mixed",),
+    },
+    "all": {
+        "inceptionresnetv2": ("head_0_global_average_pooling",),
+        "resnet50": ("head_0_flatten",),
+        "vgg16": ("head_0_flatten",),
+        "xception": ("head_0_global_average_pooling",),
+    },
+}
+
+
+@pytest.mark.parametrize("freeze", EXTENDED)
+@each_backbone
+def test_what_holds_no_weights_is_computed_on_the_frozen_side(spec, freeze):
+    built = build_classifier(spec, image_size=75, classes=2, freeze=freeze)
+    extended = extend_frozen(built.whole, built.frozen_names)
+    added = [built.whole.get_layer(name) for name in extended if name not in
+             built.frozen_names]  # fmt: skip
+    assert tuple(layer.name for layer in added) == EXTENDED[freeze].get(spec.name, ())
+    assert not any(layer.weights for layer in added)
+    before = crossing_tensors(built.whole, built.frozen_names)
+    assert built.frozen is not None
+    numbers = [sum(np.prod(x.shape[1:]) for x in tensors)
+               for tensors in (built.frozen.outputs, before)]  # fmt: skip
+    assert numbers[0] <= numbers[1]
+
+
+def test_the_boundary_stays_where_random_layers_begin():
+    """Dropout does something else in training: it is never computed once."""
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(3, name="dense")(inputs)
+    x = keras.layers.Dropout(0.5, name="drop")(x)
+    x = keras.layers.Activation("relu", name="relu")(x)
+    whole = keras.Model(inputs, keras.layers.Dense(2, name="top")(x))
+    names = (whole.layers[0].name, "dense")
+    assert extend_frozen(whole, names) == names

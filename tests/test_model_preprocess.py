@@ -11,7 +11,7 @@ from tlperf.core.batch import Batch
 from tlperf.core.choices import Augment, Precision
 from tlperf.model.build import build_classifier
 from tlperf.model.preprocess import augment
-from tlperf.model.steps import build_replica_step
+from tlperf.model.steps import StepConfig, build_replica_step
 from tlperf.reference.backbones import TF_MODE, find_backbone
 
 SIDE = 32
@@ -85,14 +85,8 @@ def test_the_compiled_step_holds_the_device_half(two_cpus, precision):
     )
     optimizer = keras.optimizers.SGD()
     optimizer.build(classifier.active.trainable_variables)
-    step = build_replica_step(
-        classifier,
-        optimizer,
-        compute=compute,
-        normalisation=TF_MODE,
-        augmentation=Augment.FLIP_CROP,
-        batch_size=6,
-    )
+    config = StepConfig(TF_MODE, batch_size=6, augmentation=Augment.FLIP_CROP)
+    step = build_replica_step(classifier, optimizer, config, compute=compute)
     batch = Batch(
         tf.constant(pixels()),
         tf.zeros([6], tf.int32),

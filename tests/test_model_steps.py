@@ -7,11 +7,12 @@ import tensorflow as tf
 
 from tests.tiny import TINY
 from tlperf.core.batch import Batch
-from tlperf.core.choices import Augment, Precision, Preprocess
+from tlperf.core.choices import Precision, Preprocess
 from tlperf.core.settings import TrainConfig
 from tlperf.model.build import build_classifier
 from tlperf.model.preprocess import normalisation_for, normalise
 from tlperf.model.steps import (
+    StepConfig,
     build_evaluate_step,
     build_predict_step,
     build_train_step,
@@ -98,10 +99,44 @@ def trainer(compute, *, precision="float32", seed=0, dropout=0.0, inference_norm
 
 
 def step_for(compute, built, optimizer, batch_size):
-    return build_train_step(
-        built, optimizer, compute=compute, normalisation=TF_MODE,
-        augmentation=Augment.NONE, batch_size=batch_size,
-    )  # fmt: skip
+    config = StepConfig(TF_MODE, batch_size=batch_size)
+    return build_train_step(built, optimizer, config, compute=compute)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_moves_the_weights_as_the_whole(two_cpus, parts):
+    """BatchNormalization in inference mode: each part would be a batch of its own."""
+    results = []
+    for accumulate in (1, parts):
+        built, optimizer = trainer(two_cpus, inference_norm=True)
+        config = StepConfig(TF_MODE, batch_size=8, accumulate=accumulate)
+        step = build_train_step(built, optimizer, config, compute=two_cpus)
+        sums = [step(batch(8, seed=seed)) for seed in range(3)]
+        results.append([float(one.loss) for one in sums])
+        assert [float(one.count) for one in sums] == [8, 8, 8]
+        results.append([v.numpy() for v in built.whole.weights])
+    np.testing.assert_allclose(results[2], results[0], rtol=1e-5)
+    for found, wanted in zip(results[3], results[1], strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_class_weights_weigh_the_loss_as_keras_does(two_cpus):
+    built, optimizer = trainer(two_cpus)
+    twin, twin_optimizer = trainer(two_cpus)
+    twin.whole.compile(twin_optimizer, keras.losses.SparseCategoricalCrossentropy())
+    config = StepConfig(TF_MODE, batch_size=8, class_weights=(0.25, 3.0))
+    step = build_train_step(built, optimizer, config, compute=two_cpus)
+    data = batch(8)
+    sums = step(data)
+    loss = twin.whole.train_on_batch(
+        normalise(data.image, TF_MODE),
+        data.label,
+        class_weight={0: 0.25, 1: 3.0},
+        return_dict=True,
+    )["loss"]
+    assert float(sums.loss) / 8 == pytest.approx(loss, rel=1e-5)
+    for ours, theirs in zip(built.whole.weights, twin.whole.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=1e-6)
 
 
 def test_a_step_moves_the_active_part_only(two_cpus):

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from tests.tiny import TINY
 from tlperf.core import files
+from tlperf.core.choices import BatchNorm, Schedule
 from tlperf.core.errors import TlperfError
-from tlperf.core.settings import InputConfig, RunConfig, TrainConfig
+from tlperf.core.settings import InputConfig, RunConfig, TrainConfig, from_plain
 from tlperf.dataset.store import open_dataset
 from tlperf.model.steps import build_evaluate_step
 from tlperf.model.trained import load_trained
@@ -19,7 +20,11 @@ from tlperf.model.weights import WeightsSource
 from tlperf.pipeline.input import InputPipeline
 from tlperf.reference.backbones import BACKBONES
 from tlperf.training.loop import train_backbone
-from tlperf.training.optimizer import build_optimizer, optimizer_settings
+from tlperf.training.optimizer import (
+    WarmUpAndDecay,
+    build_optimizer,
+    optimizer_settings,
+)
 from tlperf.training.passes import Waits, run_pass
 
 pytestmark = pytest.mark.usefixtures("two_cpus")
@@ -30,7 +35,9 @@ def run_config(workdir, **training):
     return RunConfig(
         workdir=str(workdir),
         input=InputConfig(image_size=32, batch_size=8),
-        training=TrainConfig(**{"epochs": 3, "learning_rate": 0.01, **training}),
+        training=from_plain(
+            TrainConfig, {"epochs": 3, "learning_rate": 0.01, **training}
+        ),
     )
 
 
@@ -251,3 +258,87 @@ def test_waiting_is_what_the_iterator_takes():
     waits = Waits(clock=lambda: next(ticks))
     assert list(waits.over("ab")) == ["a", "b"]
     assert waits.secs == 2.0 + 1.0  # the end is no batch
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup_steps", "expected"),
+    [
+        (Schedule.CONSTANT, 0, [1.0, 1.0, 1.0, 1.0, 1.0]),
+        (Schedule.CONSTANT, 4, [0.25, 0.5, 1.0, 1.0, 1.0]),
+        (Schedule.COSINE, 0, [1.0, 0.9755, 0.7939, 0.5, 0.0]),
+        (Schedule.COSINE, 4, [0.25, 0.5, 1.0, 0.75, 0.0]),
+    ],
+)
+def test_learning_rates(schedule, warmup_steps, expected):
+    """Of steps 0, 1, 3, 5 and 10 of 10."""
+    rate = WarmUpAndDecay(
+        0.1, schedule=schedule, warmup_steps=warmup_steps, total_steps=10
+    )
+    if schedule is Schedule.COSINE and warmup_steps:
+        expected = [*expected[:3], 0.5 * (1 + np.cos(np.pi / 6)), 0.0]
+    found = [float(rate(step)) / 0.1 for step in (0, 1, 3, 5, 10)]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_rate_of_a_schedule_is_used_and_told(two_cpus, photos_dir, tmp_path):
+    config = run_config(tmp_path, schedule="cosine", warmup_steps=2)
+    with open_dataset(photos_dir) as dataset:
+        result = train_backbone(
+            TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM
+        ).result
+    rates = [row["learning_rate"] for row in result["epochs"]]
+    assert rates[0] > rates[1] > rates[2] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_training_ends_where_no_epoch_is_better(two_cpus, photos_dir, tmp_path):
+    config = run_config(tmp_path, epochs=30, learning_rate=1e-12, early_stopping=2)
+    with open_dataset(photos_dir) as dataset:
+        result = train_backbone(
+            TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM
+        ).result
+    assert len(result["epochs"]) == result["best_epoch"] + 2
+    assert len(result["epochs"]) < 30
+
+
+def test_batch_normalization_as_it_came(two_cpus, photos_dir, tmp_path):
+    moved = {}
+    for mode in BatchNorm:
+        config = run_config(tmp_path / mode, epochs=1, batch_norm=mode)
+        with open_dataset(photos_dir) as dataset:
+            network = train_backbone(
+                TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM
+            ).network
+        norm = network.model.get_layer("norm")
+        moved[mode] = [bool(np.any(v.numpy() != w)) for v, w in zip(
+            norm.weights, (1.0, 0.0, 0.0, 1.0), strict=True)]  # fmt: skip
+    assert moved == {
+        BatchNorm.UPDATE: [True] * 4,
+        BatchNorm.INFERENCE: [False] * 4,
+    }
+
+
+def test_parts_that_do_not_share_a_batch_are_refused(two_cpus, photos_dir, tmp_path):
+    config = run_config(tmp_path, accumulate=3)
+    with open_dataset(photos_dir) as dataset, pytest.raises(TlperfError) as caught:
+        train_backbone(TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM)
+    assert caught.value.reason == "indivisible_batch"
+    assert "--accumulate=3 cannot share a replica's 8 images" in caught.value.found
+
+
+def test_balanced_classes_weigh_the_same_in_all(two_cpus, photos_dir, tmp_path):
+    from tlperf.training.trainer import build_trainer
+
+    config = run_config(tmp_path, class_weights="balanced")
+    with open_dataset(photos_dir) as dataset:
+        trainer = build_trainer(
+            TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM
+        )
+        trainer.pipeline.close()
+        counts = dataset.manifest.splits["train"]
+        weights = trainer._class_weights()
+        assert weights is not None
+        weighed = [
+            counts[name] * weight
+            for name, weight in zip(dataset.manifest.classes, weights, strict=True)
+        ]
+    assert weighed == pytest.approx([sum(counts.values()) / 2] * 2)

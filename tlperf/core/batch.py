@@ -1,6 +1,7 @@
 """The example contract: what the pipeline delivers and the compiled steps take.
 
 Batch(image, label, weight, index, draw)
+FeatureBatch(features, label, weight, index)     # where the frozen part is done already
 """
 
 from typing import Any, NamedTuple
@@ -23,3 +24,17 @@ class Batch(NamedTuple):
     weight: Any
     index: Any
     draw: Any
+
+
+class FeatureBatch(NamedTuple):
+    """One batch of what the frozen part of a network makes of its images.
+
+    Attributes:
+        features: the tensors that cross the cut, each [B, ...].
+        label, weight, index: as of a Batch.
+    """
+
+    features: tuple[Any, ...]
+    label: Any
+    weight: Any
+    index: Any

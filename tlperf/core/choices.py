@@ -75,6 +75,22 @@ class Cache(enum.StrEnum):
     DECODED = "decoded"  # uint8 pixels: saves decoding and resizing too
 
 
+class FeatureCache(enum.StrEnum):
+    """Whether what the frozen part makes of each image is computed once and kept."""
+
+    AUTO = "auto"  # where later epochs use it again and there is room for it
+    ON = "on"
+    OFF = "off"
+
+
+class FeatureDtype(enum.StrEnum):
+    """In what numbers it is kept."""
+
+    COMPUTED = "computed"  # as they are computed: nothing is lost
+    FLOAT16 = "float16"  # half of the room of float32, 0.05 % of a value apart
+    BFLOAT16 = "bfloat16"  # half of it too, 0.4 % apart, of any size
+
+
 class OnBadRecord(enum.StrEnum):
     """What a record that cannot be read or decoded does to a pass."""
 
@@ -101,6 +117,28 @@ class Optimizer(enum.StrEnum):
 
     ADAGRAD = "adagrad"
     ADAM = "adam"
+
+
+class Schedule(enum.StrEnum):
+    """How the learning rate goes on after its warm-up."""
+
+    CONSTANT = "constant"  # Table 4's
+    COSINE = "cosine"  # half a cosine down to 0 at the last step
+
+
+class ClassWeights(enum.StrEnum):
+    """What an image's loss counts in training."""
+
+    NONE = "none"  # all the same
+    BALANCED = "balanced"  # images / (classes x images of its class)
+
+
+class BatchNorm(enum.StrEnum):
+    """What BatchNormalization after the boundary does in training; before the boundary
+    it always is in inference mode."""
+
+    UPDATE = "update"  # normalises by the replica's batch and moves its statistics
+    INFERENCE = "inference"  # as it came: statistics, scale and offset stay
 
 
 class Strategy(enum.StrEnum):

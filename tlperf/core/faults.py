@@ -3,9 +3,9 @@
     hit("renamed")                           # nothing, unless TLPERF_FAULTS says so
 
 `TLPERF_FAULTS=POINT[:N]=ACTION` acts at the Nth hit (the first) of a point, `*` for
-any, counted in each process. Actions: `kill` and `stop` (SIGKILL, SIGSTOP to this
-process), the name of an errno, e.g. `ENOSPC` (raised as OSError), `print` (each hit on
-stderr).
+any, counted in each process. Actions: `kill`, `stop`, `term` and `int` (that signal to
+this process), the name of an errno, e.g. `ENOSPC` (raised as OSError), `print` (each
+hit on stderr).
 """
 
 import errno
@@ -15,6 +15,12 @@ import sys
 
 VARIABLE = "TLPERF_FAULTS"
 
+_SIGNALS = {
+    "kill": signal.SIGKILL,
+    "stop": signal.SIGSTOP,
+    "term": signal.SIGTERM,
+    "int": signal.SIGINT,
+}
 _hits: dict[str, int] = {}
 
 
@@ -41,10 +47,10 @@ def hit(point: str) -> None:
 
 
 def _act(action: str) -> None:
-    if action in ("kill", "stop"):
-        os.kill(os.getpid(), signal.SIGKILL if action == "kill" else signal.SIGSTOP)
+    if action in _SIGNALS:
+        os.kill(os.getpid(), _SIGNALS[action])
         return
     code = getattr(errno, action, None)
     if code is None:
-        raise ValueError(f"{VARIABLE}: expected kill, stop or an errno, got {action!r}")
+        raise ValueError(f"{VARIABLE}: expected a signal or an errno, got {action!r}")
     raise OSError(code, os.strerror(code))

@@ -67,6 +67,7 @@ def resolve_config(command: str, values: dict[str, Any]) -> RunConfig:
         input=_pick(settings.InputConfig, values),
         model=_pick(settings.ModelConfig, values),
         training=_pick(settings.TrainConfig, values),
+        features=_pick(settings.FeatureConfig, values),
         device=_pick(settings.DeviceConfig, values),
         latency=_latency_config(command, values),
     )

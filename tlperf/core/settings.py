@@ -14,10 +14,14 @@ from typing import Any, Self
 
 from tlperf.core.choices import (
     Augment,
+    BatchNorm,
     Cache,
+    ClassWeights,
     Decode,
     Encoding,
     Exif,
+    FeatureCache,
+    FeatureDtype,
     Format,
     ImageCheck,
     OnBad,
@@ -28,6 +32,7 @@ from tlperf.core.choices import (
     Preprocess,
     Preset,
     Protocol,
+    Schedule,
     SplitMode,
     Strategy,
     Xla,
@@ -243,14 +248,36 @@ class TrainConfig:
         learning_rate: positive.
         optimizer: Adagrad or Adam.
         seed: of head weights, dropout and drop-connect.
+        schedule: of the learning rate.
+        warmup_steps: over which the learning rate rises to its value; 0 for none.
+        accumulate: parts that a replica takes its batch in, one after the other, for
+            batches that do not fit; gradients are those of the whole.
+        class_weights: what an image's loss counts.
+        early_stopping: epochs without a better one after which training ends; 0 never.
+        batch_norm: what BatchNormalization after the boundary does.
+        resume: go on from the newest checkpoint in the workdir, where there is one.
+        save_every: steps between two checkpoints; 0 saves after each epoch. A signal
+            saves at any step.
     """
 
     epochs: int = 10
     learning_rate: float | None = None
     optimizer: Optimizer | None = None
     seed: int = 0
+    schedule: Schedule = Schedule.CONSTANT
+    warmup_steps: int = 0
+    accumulate: int = 1
+    class_weights: ClassWeights = ClassWeights.NONE
+    early_stopping: int = 0
+    batch_norm: BatchNorm = BatchNorm.UPDATE
+    resume: bool = False
+    save_every: int = 0
 
     def __post_init__(self) -> None:
+        for name in ("save_every", "warmup_steps", "early_stopping"):
+            value = getattr(self, name)
+            _check(value >= 0, name, value, "a number from 0")
+        _check(self.accumulate > 0, "accumulate", self.accumulate, "1 or more")
         _check(self.epochs > 0, "epochs", self.epochs, "a positive number")
         _check_seed(self.seed)
         _check(
@@ -259,6 +286,32 @@ class TrainConfig:
             self.learning_rate,
             "a positive number",
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureConfig:
+    """What the frozen part makes of each image, computed once and kept.
+
+    Attributes:
+        feature_cache: whether it is.
+        feature_dtype: in what numbers.
+        feature_views: augmented views of an image that are kept, one an epoch in turn;
+            0 keeps none where images are augmented.
+        feature_dir: where; "" takes WORKDIR/features. Workdirs may share one.
+        feature_budget: most bytes there, older ones make room; 0 takes half of what is
+            free and used there.
+    """
+
+    feature_cache: FeatureCache = FeatureCache.AUTO
+    feature_dtype: FeatureDtype = FeatureDtype.COMPUTED
+    feature_views: int = 0
+    feature_dir: str = ""
+    feature_budget: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("feature_views", "feature_budget"):
+            value = getattr(self, name)
+            _check(value >= 0, name, value, "a number from 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,6 +412,7 @@ class RunConfig:
     input: InputConfig = InputConfig()
     model: ModelConfig = ModelConfig()
     training: TrainConfig = TrainConfig()
+    features: FeatureConfig = FeatureConfig()
     device: DeviceConfig = DeviceConfig()
     latency: LatencyConfig = LatencyConfig(latency_secs=RUN_LATENCY_SECS)
 
@@ -369,6 +423,12 @@ class RunConfig:
     def data_path(self) -> pathlib.Path:
         """Where the shards are."""
         return pathlib.Path(self.data_dir or pathlib.Path(self.workdir) / "data")
+
+    @property
+    def features_path(self) -> pathlib.Path:
+        """Where features are kept."""
+        default = pathlib.Path(self.workdir) / "features"
+        return pathlib.Path(self.features.feature_dir or default)
 
     def backbone_path(self, backbone: str) -> pathlib.Path:
         """Where the results of a backbone go."""

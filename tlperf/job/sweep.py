@@ -5,17 +5,21 @@ outcome.failures   # {"vgg16": 71}
 """
 
 import dataclasses
+import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 from tlperf.core import files
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import log
+from tlperf.core.results import latest, read_results
 from tlperf.core.settings import RunConfig
+from tlperf.core.stopping import stop_signals
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
 
 # The stages of a whole run, in order (see `tlperf.job.stages`).
@@ -61,13 +65,25 @@ def run_sweep(config: RunConfig, *, stages: Sequence[str]) -> SweepOutcome:
 
     One at a time: two trainings on one device would time each other.
     """
-    finished, failures = [], {}
-    with tempfile.TemporaryDirectory() as folder:
+    finished, failures, child = [], {}, _Child()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        stop_signals(lambda number: child.stop()) as stop,
+    ):
         settings_path = pathlib.Path(folder) / "settings.json"
         files.write_json(settings_path, config.to_dict())
         for spec in parse_backbones(config.backbones):
-            log(f"{spec.name}: {', '.join(stages)}")
-            code = _run_child(settings_path, spec, stages)
+            wanted = pending_stages(config, spec, stages)
+            log(f"{spec.name}: {', '.join(wanted) or 'all is there already'}")
+            code = child.run(settings_path, spec, wanted) if wanted else ExitCode.OK
+            if stop.wanted:
+                raise TlperfError(
+                    ExitCode.RETRY,
+                    "stopped",
+                    path=config.workdir,
+                    found=f"{stop.wanted} while {spec.name} was run",
+                    remedy="run again with --resume",
+                )
             if code == ExitCode.OK:
                 finished.append(spec.name)
             else:
@@ -75,19 +91,65 @@ def run_sweep(config: RunConfig, *, stages: Sequence[str]) -> SweepOutcome:
     return SweepOutcome(tuple(finished), failures)
 
 
-def _run_child(
-    settings_path: pathlib.Path, spec: BackboneSpec, stages: Sequence[str]
-) -> int:
-    command = [sys.executable, "-m", "tlperf.job.child"]
-    command += [str(settings_path), spec.name, ",".join(stages)]
-    # stdout belongs to the parent's one result.
-    code = subprocess.run(
-        command, stdout=sys.stderr, env=child_environment()
-    ).returncode
-    if code >= 0:
-        return code
-    log(f"{spec.name}: killed by signal {-code}" + _kill_hint(-code))
-    return ExitCode.MEMORY if code == -9 else ExitCode.INTERNAL
+def pending_stages(
+    config: RunConfig, spec: BackboneSpec, stages: Sequence[str]
+) -> list[str]:
+    """The stages that are still to be run: all, or with --resume those from the first
+    one on whose newest row was not made with these settings."""
+    if not config.training.resume:
+        return list(stages)
+    rows = read_results(config.workdir)
+    now = _comparable(config.to_dict())
+    for number, stage in enumerate(stages):
+        row = latest(rows, stage).get(spec.name)
+        if row is None or _comparable(row["settings"]) != now:
+            return list(stages[number:])
+    return []
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a result depends on."""
+    training = {**settings["training"], "resume": False, "save_every": 0}
+    plain: dict[str, Any] = json.loads(
+        files.to_json({**settings, "training": training, "backbones": ""})
+    )
+    return plain
+
+
+class _Child:
+    """The process of one backbone, one at a time.
+
+    It has a group of its own, so that the terminal's Ctrl-C reaches it once, by `stop`.
+    """
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(
+        self, settings_path: pathlib.Path, spec: BackboneSpec, stages: Sequence[str]
+    ) -> int:
+        """Runs stages to their end; the exit code."""
+        command = [sys.executable, "-m", "tlperf.job.child"]
+        command += [str(settings_path), spec.name, ",".join(stages)]
+        # stdout belongs to the parent's one result.
+        with subprocess.Popen(
+            command, stdout=sys.stderr, env=child_environment(), process_group=0
+        ) as self._process:
+            try:
+                code = self._process.wait()
+            except BaseException:
+                self._process.kill()
+                raise
+        self._process = None
+        if code >= 0:
+            return code
+        log(f"{spec.name}: killed by signal {-code}" + _kill_hint(-code))
+        return ExitCode.MEMORY if code == -9 else ExitCode.INTERNAL
+
+    def stop(self) -> None:
+        """Asks it to save and to end."""
+        if self._process is not None:
+            self._process.terminate()
 
 
 def _kill_hint(signal: int) -> str:

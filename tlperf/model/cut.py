@@ -5,9 +5,15 @@
 
 Several tensors may cross: EfficientNetB0's skip connection and InceptionV3's and
 InceptionResNetV2's branches are cut too. Layers are shared, not copied.
+
+Layers after the boundary that hold no weights and do the same in training as in
+inference are computed on the frozen side where that makes what crosses no larger: a
+head's global average pooling behind a wholly frozen trunk leaves 1/25 of the numbers.
+Nothing is trained otherwise by that.
 """
 
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -37,6 +43,43 @@ def crossing_tensors(whole: keras.Model, frozen_names: Collection[str]) -> list[
     return list(found.values())
 
 
+# They hold no weights and do not tell training from inference.
+_FIXED_LAYERS = (
+    keras.layers.Activation,
+    keras.layers.Add,
+    keras.layers.AveragePooling2D,
+    keras.layers.Concatenate,
+    keras.layers.Flatten,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.MaxPooling2D,
+    keras.layers.Multiply,
+    keras.layers.ReLU,
+    keras.layers.Rescaling,
+    keras.layers.ZeroPadding2D,
+)
+
+
+def extend_frozen(whole: keras.Model, frozen_names: Collection[str]) -> tuple[str, ...]:
+    """The frozen layers, with those after them that may as well be computed there."""
+    frozen = dict.fromkeys(frozen_names)
+    crossing = crossing_tensors(whole, frozen)
+    for layer in whole.layers:  # in the order of the graph
+        if layer.name in frozen or not isinstance(layer, _FIXED_LAYERS):
+            continue
+        crossed = {id(tensor) for tensor in crossing}
+        if not all(id(tensor) in crossed for tensor in keras.tree.flatten(layer.input)):
+            continue
+        longer = crossing_tensors(whole, [*frozen, layer.name])
+        if _numbers(longer) <= _numbers(crossing):
+            frozen[layer.name], crossing = None, longer
+    return tuple(frozen)
+
+
+def _numbers(tensors: Sequence[Any]) -> int:
+    """Of one image."""
+    return sum(math.prod(tensor.shape[1:]) for tensor in tensors)
+
+
 def cut_model(
     whole: keras.Model, frozen_names: Collection[str]
 ) -> tuple[keras.Model | None, keras.Model]:
@@ -49,7 +92,7 @@ def cut_model(
     frozen_layers = [layer for layer in whole.layers if layer.name in set(frozen_names)]
     if len(frozen_layers) <= 1:
         return None, whole
-    crossing = crossing_tensors(whole, frozen_names)
+    crossing = crossing_tensors(whole, extend_frozen(whole, frozen_names))
     frozen = keras.Model(whole.input, crossing, name=f"{whole.name}_frozen")
     active = keras.Model(crossing, whole.output, name=f"{whole.name}_active")
     return frozen, active

@@ -1,13 +1,16 @@
 """The compiled steps: device half of input, forward pass, train step.
 
-    train_step = build_train_step(classifier, optimizer, compute=compute, ...)
+    config = StepConfig(spec.normalisation, batch_size=32)
+    train_step = build_train_step(classifier, optimizer, config, compute=compute)
     sums = train_step(batch)              # StepSums of this batch, over all replicas
     predict = build_predict_step(classifier.whole, compute=compute, ...)
     probabilities, losses = predict(batch)
     sums = build_evaluate_step(predict, compute=compute)(batch)
 
-A step is one `tf.function`; inside it `strategy.run` runs the replica's part. Values
-stay on the device: reading a StepSums is what makes the host wait.
+A batch holds images, or features where the frozen part was computed before; the step is
+traced for each kind that it meets. A step is one `tf.function`; inside it
+`strategy.run` runs the replica's part. Values stay on the device: reading a StepSums is
+what makes the host wait.
 """
 
 import dataclasses
@@ -17,7 +20,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from tlperf.core.batch import Batch
+from tlperf.core.batch import Batch, FeatureBatch
 from tlperf.core.choices import Augment
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier
@@ -43,7 +46,9 @@ def cross_entropy(label: tf.Tensor, probability: tf.Tensor) -> tf.Tensor:
     return keras.ops.sparse_categorical_crossentropy(label, probability)
 
 
-def _sums(batch: Batch, probability: tf.Tensor, loss: tf.Tensor) -> StepSums:
+def _sums(
+    batch: Batch | FeatureBatch, probability: tf.Tensor, loss: tf.Tensor
+) -> StepSums:
     predicted = tf.argmax(probability, axis=-1, output_type=tf.int32)
     hit = tf.cast(tf.equal(predicted, batch.label), tf.float32)
     return StepSums(
@@ -66,42 +71,50 @@ class Network:
     predict: Callable[[Batch], tuple[Any, Any]]
 
 
+@dataclasses.dataclass(frozen=True)
+class StepConfig:
+    """What a train step does with a batch.
+
+    Attributes:
+        normalisation, augmentation: of the device half of input.
+        batch_size: global batch.
+        accumulate: parts that a replica takes its batch in, one after the other; each
+            is a batch of its own for BatchNormalization.
+        class_weights: of the loss, a class; None weighs all the same.
+    """
+
+    normalisation: Normalisation
+    batch_size: int
+    augmentation: Augment = Augment.NONE
+    accumulate: int = 1
+    class_weights: tuple[float, ...] | None = None
+
+
 def build_train_step(
     classifier: Classifier,
     optimizer: keras.optimizers.Optimizer,
+    config: StepConfig,
     *,
     compute: Compute,
-    normalisation: Normalisation,
-    augmentation: Augment,
-    batch_size: int,
-) -> Callable[[Batch], StepSums]:
+) -> Callable[[Batch | FeatureBatch], StepSums]:
     """The train step; updates the active variables and returns the batch's sums.
 
-    The loss is the mean over the global batch: each replica divides its sum by
-    `batch_size` and the optimiser sums gradients over replicas. The frozen part runs in
+    The loss is the mean over the global batch: each replica divides its sum by the
+    batch size and the optimiser sums gradients over replicas. The frozen part runs in
     inference mode outside the gradient tape, so its activations are not kept and its
     dropout and drop-connect layers pass everything; Keras' `fit` drops there.
 
     Args:
         classifier: built in the strategy's scope.
         optimizer: built in the strategy's scope for `active.trainable_variables`.
+        config: what the step does.
         compute: strategy and XLA policy.
-        normalisation: of the device half of input.
-        augmentation: of the device half of input.
-        batch_size: global batch.
     """
-    replica_step = build_replica_step(
-        classifier,
-        optimizer,
-        compute=compute,
-        normalisation=normalisation,
-        augmentation=augmentation,
-        batch_size=batch_size,
-    )
+    replica_step = build_replica_step(classifier, optimizer, config, compute=compute)
     compiled = tf.function(replica_step, jit_compile=compute.jit_compile)
 
     @tf.function
-    def train_step(batch: Batch) -> StepSums:
+    def train_step(batch: Batch | FeatureBatch) -> StepSums:
         sums = compute.strategy.run(compiled, args=(batch,))
         return _reduce_sum(compute.strategy, sums)
 
@@ -111,33 +124,107 @@ def build_train_step(
 def build_replica_step(
     classifier: Classifier,
     optimizer: keras.optimizers.Optimizer,
+    config: StepConfig,
     *,
     compute: Compute,
-    normalisation: Normalisation,
-    augmentation: Augment,
-    batch_size: int,
-) -> Callable[[Batch], StepSums]:
+) -> Callable[[Batch | FeatureBatch], StepSums]:
     """What one replica does in a train step, with the device half of input; arguments
     as of `build_train_step`, which compiles it."""
     variables = classifier.active.trainable_variables
+    update = _build_update(optimizer, variables, compute)
     device_half = build_device_half(
-        compute, normalisation=normalisation, augmentation=augmentation
+        compute,
+        normalisation=config.normalisation,
+        augmentation=config.augmentation,
     )
 
-    def replica_step(batch: Batch) -> StepSums:
+    def encode(batch: Batch | FeatureBatch) -> Any:
+        """What the active part takes."""
+        if isinstance(batch, FeatureBatch):
+            return _features(batch, compute)
         x = device_half(batch.image, batch.draw)
-        if classifier.frozen is not None:
-            x = classifier.frozen(x, training=False)
+        if classifier.frozen is None:
+            return x
+        return classifier.frozen(x, training=False)
+
+    def differentiate(
+        batch: Batch | FeatureBatch,
+    ) -> tuple[StepSums, list[tf.Tensor]]:
+        x = encode(batch)
         with tf.GradientTape() as tape:
             probability = classifier.active(x, training=True)
             losses = cross_entropy(batch.label, probability)
+            if config.class_weights is not None:
+                weights = tf.constant(config.class_weights, tf.float32)
+                losses *= tf.gather(weights, batch.label)
             sums = _sums(batch, probability, losses)
-            loss = optimizer.scale_loss(sums.loss / batch_size)
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        optimizer.apply(_agree_on_overflow(gradients, optimizer, compute), variables)
+            loss = optimizer.scale_loss(sums.loss / config.batch_size)
+        return sums, tape.gradient(loss, [variable.value for variable in variables])
+
+    def replica_step(batch: Batch | FeatureBatch) -> StepSums:
+        if config.accumulate == 1:
+            sums, gradients = differentiate(batch)
+        else:
+            parts = config.accumulate
+            sums, gradients = _accumulated(differentiate, batch, parts=parts)
+        update(_agree_on_overflow(gradients, optimizer, compute))
         return sums
 
     return replica_step
+
+
+def _build_update(
+    optimizer: keras.optimizers.Optimizer, variables: list[Any], compute: Compute
+) -> Callable[[list[tf.Tensor]], None]:
+    """What moves the variables along their gradients.
+
+    On one CPU this alone is compiled by XLA, which makes one pass over memory of the
+    optimiser's dozen: 11 to 37 ms a step less for the six backbones on two cores, of
+    145 to 432 (`benchmarks/bench_train.py`).
+    """
+
+    def update(gradients: list[tf.Tensor]) -> None:
+        optimizer.apply(gradients, variables)
+
+    if compute.kind == "CPU" and compute.replicas == 1 and not compute.jit_compile:
+        compiled: Callable[[list[tf.Tensor]], None] = tf.function(
+            update, jit_compile=True, autograph=False
+        )
+        return compiled
+    return update
+
+
+def _accumulated(
+    differentiate: Callable[[Any], tuple[StepSums, list[tf.Tensor]]],
+    batch: Batch | FeatureBatch,
+    *,
+    parts: int,
+) -> tuple[StepSums, list[tf.Tensor]]:
+    """Sums and gradients of a batch, a part of it after the other."""
+
+    def part(number: tf.Tensor) -> Batch | FeatureBatch:
+        def take(values: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(values, [parts, -1, *values.shape[1:]])[number]
+
+        return tf.nest.map_structure(take, batch)
+
+    def add(number: tf.Tensor, so_far: Any) -> tuple[tf.Tensor, Any]:
+        found = differentiate(part(number))
+        return number + 1, tf.nest.map_structure(tf.add, so_far, found)
+
+    _, (sums, gradients) = tf.while_loop(
+        lambda number, so_far: number < parts,
+        add,
+        (tf.constant(1), differentiate(part(tf.constant(0)))),
+        parallel_iterations=1,
+    )
+    return sums, gradients
+
+
+def _features(batch: FeatureBatch, compute: Compute) -> list[tf.Tensor]:
+    """They may be kept in a smaller type than the step computes in."""
+    dtype = keras.dtype_policies.get(compute.precision).compute_dtype
+    return [tf.cast(x, dtype) for x in batch.features]
 
 
 def _agree_on_overflow(
@@ -165,22 +252,39 @@ def _agree_on_overflow(
 
 
 def build_predict_step(
-    model: keras.Model, *, compute: Compute, normalisation: Normalisation
-) -> Callable[[Batch], tuple[Any, Any]]:
-    """The inference step: `(probabilities [B, C], losses [B])`, float32 per replica."""
+    model: keras.Model,
+    *,
+    compute: Compute,
+    normalisation: Normalisation,
+    active: keras.Model | None = None,
+) -> Callable[[Batch | FeatureBatch], tuple[Any, Any]]:
+    """The inference step: `(probabilities [B, C], losses [B])`, float32 per replica.
+
+    Args:
+        model: for batches of images.
+        compute: strategy and XLA policy.
+        normalisation: of the device half of input.
+        active: for batches of features, where there are any.
+    """
     device_half = build_device_half(
         compute, normalisation=normalisation, augmentation=Augment.NONE
     )
 
-    def replica_step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        x = device_half(batch.image, batch.draw)
-        probability = model(x, training=False)
+    def classify(batch: Batch | FeatureBatch) -> tf.Tensor:
+        if isinstance(batch, FeatureBatch):
+            if active is None:
+                raise ValueError("expected batches of images, got features")
+            return active(_features(batch, compute), training=False)
+        return model(device_half(batch.image, batch.draw), training=False)
+
+    def replica_step(batch: Batch | FeatureBatch) -> tuple[tf.Tensor, tf.Tensor]:
+        probability = classify(batch)
         return probability, cross_entropy(batch.label, probability)
 
     compiled = tf.function(replica_step, jit_compile=compute.jit_compile)
 
     @tf.function
-    def predict_step(batch: Batch) -> tuple[Any, Any]:
+    def predict_step(batch: Batch | FeatureBatch) -> tuple[Any, Any]:
         return compute.strategy.run(compiled, args=(batch,))
 
     return predict_step
@@ -191,15 +295,15 @@ def build_evaluate_step(
 ) -> Callable[[Batch], StepSums]:
     """The sums of a predict step, for validation; `predict` is traced once for both."""
 
-    def replica_sums(batch: Batch, probability: tf.Tensor, loss: tf.Tensor) -> StepSums:
+    def replica_sums(batch: Any, probability: tf.Tensor, loss: tf.Tensor) -> StepSums:
         return _sums(batch, probability, loss)
 
     @tf.function
-    def add_up(batch: Batch, probability: Any, loss: Any) -> StepSums:
+    def add_up(batch: Any, probability: Any, loss: Any) -> StepSums:
         sums = compute.strategy.run(replica_sums, args=(batch, probability, loss))
         return _reduce_sum(compute.strategy, sums)
 
-    def evaluate_step(batch: Batch) -> StepSums:
+    def evaluate_step(batch: Any) -> StepSums:
         return add_up(batch, *predict(batch))
 
     return evaluate_step

@@ -10,11 +10,12 @@ from typing import TypeVar
 
 import tensorflow as tf
 
-from tlperf.core.batch import Batch
+from tlperf.core.batch import Batch, FeatureBatch
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.device.setup import Compute
 
 Item = TypeVar("Item")
+AnyBatch = TypeVar("AnyBatch", Batch, FeatureBatch)
 
 
 def check_batch_size(batch_size: int, replicas: int) -> None:
@@ -28,7 +29,7 @@ def check_batch_size(batch_size: int, replicas: int) -> None:
         )
 
 
-def place_batch(batch: Batch, compute: Compute) -> Batch:
+def place_batch(batch: AnyBatch, compute: Compute) -> AnyBatch:
     """A global batch on its device, or its parts on those of the replicas.
 
     Written for GPUs too, not measured on one.
@@ -39,18 +40,19 @@ def place_batch(batch: Batch, compute: Compute) -> Batch:
     if device == "CPU:0":  # where it is
         return batch
     with tf.device(device):
-        return Batch(*(tf.identity(value) for value in batch))
+        return tf.nest.map_structure(tf.identity, batch)
 
 
-def split_batch(batch: Batch, compute: Compute) -> Batch:
+def split_batch(batch: AnyBatch, compute: Compute) -> AnyBatch:
     """A global batch as per-replica values, each part on its replica's device."""
     with tf.device("CPU:0"):  # or TensorFlow would split some of them on the first GPU
-        parts = [tf.split(value, compute.replicas) for value in batch]
+        parts = [tf.split(value, compute.replicas) for value in tf.nest.flatten(batch)]
 
-    def part(context: tf.distribute.experimental.ValueContext) -> Batch:
+    def part(context: tf.distribute.experimental.ValueContext) -> AnyBatch:
         replica = context.replica_id_in_sync_group
         with tf.device(compute.devices[replica]):
-            return Batch(*(tf.identity(pieces[replica]) for pieces in parts))
+            own = [tf.identity(pieces[replica]) for pieces in parts]
+        return tf.nest.pack_sequence_as(batch, own)
 
     return compute.strategy.experimental_distribute_values_from_function(part)
 

@@ -185,13 +185,13 @@ class InputPipeline:
         if self._config.data_service:
             source = self._service_batches(plan)
             return Batches(source, plan, self._loader("train"), self)
-        return self._batches("train", plan)
+        return self.planned("train", plan)
 
     def evaluation(self, split: str) -> Batches:
         """Every image of a split exactly once, in stored order."""
         count = self._dataset.split(split).count
         plan = plan_evaluation(count=count, batch_size=self._config.batch_size)
-        return self._batches(split, plan)
+        return self.planned(split, plan)
 
     def _service_batches(self, plan: BatchPlan) -> ServiceBatches:
         ask = functools.partial(
@@ -205,7 +205,7 @@ class InputPipeline:
         return ServiceBatches(
             plan,
             functools.partial(Puller, ask),
-            local=functools.partial(self._batches, "train"),
+            local=functools.partial(self.planned, "train"),
             counts=counts,
         )
 
@@ -214,7 +214,8 @@ class InputPipeline:
         check_service_settings(self._config, file_format=self._dataset.manifest.format)
         return WorkerRecipe.of(self._dataset, "train", decoder=self._decoder)
 
-    def _batches(self, split: str, plan: BatchPlan) -> Batches:
+    def planned(self, split: str, plan: BatchPlan) -> Batches:
+        """The batches of a plan, made here; its batch size is the configured one."""
         steps = (plan.steps, plan.batch_size)
         dataset = self._recipe(split)(
             plan.index.reshape(steps),

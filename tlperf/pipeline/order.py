@@ -5,6 +5,7 @@
     plan.from_step(17)                                     # what is left of the epoch
     plan.for_worker(1, workers=4)                          # a quarter of each batch
     plan = plan_evaluation(count=400, batch_size=32)       # padded, weight 0 at the end
+    plan = plan_view(np.arange(400), batch_size=32, seed=0, view=1)     # with draws
 
 The store's format, the number of threads and of replicas do not enter, so TFRecord and
 HDF5 give equal batches and a run can go on at any (epoch, step).
@@ -161,6 +162,15 @@ def plan_training(*, count: int, batch_size: int, seed: int, epoch: int) -> Batc
         batch_size=batch_size,
         dropped=count - used,
     )
+
+
+def plan_view(index: np.ndarray, *, batch_size: int, seed: int, view: int) -> BatchPlan:
+    """The examples at `index` once, in that order, augmented as in epoch `view`; the
+    last batch is padded with weight 0."""
+    plan = plan_evaluation(count=len(index), batch_size=batch_size)
+    chosen = np.asarray(index, np.int64)[plan.index]
+    draw = random_draws(chosen, seed=seed, epoch=view)
+    return dataclasses.replace(plan, index=chosen, draw=draw)
 
 
 def plan_evaluation(*, count: int, batch_size: int) -> BatchPlan:

@@ -1,149 +1,53 @@
-"""The training loop of one backbone.
+"""The training of one backbone, from its first epoch or from where it was stopped.
 
     training = train_backbone(spec, config, dataset=dataset, compute=compute,
                               weights=find_weights(spec, config.model.weights))
     training.result["epochs"]
 
-Writes WORKDIR/BACKBONE/{history.jsonl, weights.h5, architecture.json, tensorboard/};
-weights.h5 holds the best epoch: highest validation accuracy, then lowest loss.
+Writes WORKDIR/BACKBONE/{history.jsonl, weights.h5, architecture.json, checkpoints/,
+tensorboard/}; weights.h5 holds the best epoch: highest validation accuracy, then lowest
+loss. What is trained is saved after each epoch, every `--save_every` steps, and at
+SIGTERM or SIGINT.
 """
 
+import contextlib
 import dataclasses
-import functools
+import json
 import math
+import os
+import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 
-from tlperf.core import files
-from tlperf.core.batch import Batch
+from tlperf.core import faults, files
+from tlperf.core.choices import Schedule
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import log
 from tlperf.core.settings import RunConfig
+from tlperf.core.stopping import Stop, stop_signals
 from tlperf.core.units import format_secs
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
-from tlperf.model.build import Classifier, build_classifier
 from tlperf.model.facts import describe_architecture
-from tlperf.model.preprocess import normalisation_for
-from tlperf.model.steps import (
-    Network,
-    StepSums,
-    build_evaluate_step,
-    build_predict_step,
-    build_train_step,
-)
+from tlperf.model.steps import Network
 from tlperf.model.weights import WEIGHTS_NAME, WeightsSource, save_keras_weights
-from tlperf.pipeline.deliver import check_batch_size
-from tlperf.pipeline.input import Batches, InputPipeline
 from tlperf.pipeline.service import format_missed
-from tlperf.reference.backbones import BackboneSpec, Normalisation
-from tlperf.training.optimizer import build_optimizer, optimizer_settings
-from tlperf.training.passes import PassResult, run_pass
+from tlperf.reference.backbones import BackboneSpec
+from tlperf.training.checkpoint import Checkpoint, Checkpoints
+from tlperf.training.optimizer import optimizer_settings
+from tlperf.training.passes import NotFinite, PassResult, Sums
 from tlperf.training.telemetry import Telemetry
+from tlperf.training.trainer import Trainer, build_trainer
 
-# The weights of a training that is not over; no reader takes them for finished ones.
-_UNFINISHED = f"unfinished-{WEIGHTS_NAME}"
 # Above this share of an epoch spent waiting for input, the result says so.
 _INPUT_WAIT_WARNING = 0.10
-# Skipped records that a warning names.
+# Skipped records, and images of a batch, that a line names.
 _NAMED = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class Trainer:
-    """What the epochs of one training share; steps are traced at their first batch."""
-
-    spec: BackboneSpec
-    config: RunConfig
-    dataset: StoredDataset
-    compute: Compute
-    classifier: Classifier
-    optimizer: keras.optimizers.Optimizer
-    image_size: int
-    pipeline: InputPipeline
-
-    @property
-    def _normalisation(self) -> Normalisation:
-        return normalisation_for(self.spec, self.config.input.preprocess)
-
-    @functools.cached_property
-    def train_step(self) -> Callable[[Batch], StepSums]:
-        """The compiled train step."""
-        return build_train_step(
-            self.classifier,
-            self.optimizer,
-            compute=self.compute,
-            normalisation=self._normalisation,
-            augmentation=self.config.input.augment,
-            batch_size=self.config.input.batch_size,
-        )
-
-    @functools.cached_property
-    def predict(self) -> Callable[[Batch], tuple[Any, Any]]:
-        """The compiled inference step."""
-        return build_predict_step(
-            self.classifier.whole,
-            compute=self.compute,
-            normalisation=self._normalisation,
-        )
-
-    @functools.cached_property
-    def evaluate_step(self) -> Callable[[Batch], StepSums]:
-        """The sums of the inference step."""
-        return build_evaluate_step(self.predict, compute=self.compute)
-
-    def train_epoch(self, epoch: int) -> tuple[PassResult, Batches]:
-        """One epoch (0-based): its result and its batches, which tell where they came
-        from."""
-        batches = self.pipeline.training(epoch)
-        title = f"{self.spec.name} epoch {epoch + 1}/{self.config.training.epochs}"
-        result = run_pass(self.train_step, batches, compute=self.compute, title=title)
-        return result, batches
-
-    def validate(self, split: str = "validation") -> PassResult:
-        """One pass over a split without training."""
-        batches = self.pipeline.evaluation(split)
-        title = f"{self.spec.name} {split}"
-        return run_pass(self.evaluate_step, batches, compute=self.compute, title=title)
-
-
-def build_trainer(
-    spec: BackboneSpec,
-    config: RunConfig,
-    *,
-    dataset: StoredDataset,
-    compute: Compute,
-    weights: WeightsSource,
-) -> Trainer:
-    """Builds model and optimiser in the strategy's scope, seeded.
-
-    Raises:
-        TlperfError: batch, image size, classes, freeze boundary or weights do not fit.
-    """
-    check_batch_size(config.input.batch_size, compute.replicas)
-    classes = len(dataset.manifest.classes)
-    # Before any layer is built: building draws head weights and dropout seeds.
-    keras.utils.set_random_seed(config.training.seed)
-    image_size = config.input.image_size or spec.native_size
-    with compute.strategy.scope():
-        classifier = build_classifier(
-            spec,
-            image_size=image_size,
-            classes=classes,
-            freeze=config.model.freeze,
-            precision=compute.precision,
-            load_weights=weights.load,
-        )
-        optimizer = build_optimizer(spec, config.training, precision=compute.precision)
-        # Keras 3.15 cannot create slots while tracing under a strategy (keras 23085).
-        optimizer.build(classifier.active.trainable_variables)
-    pipeline = InputPipeline(dataset, config.input, image_size=image_size)
-    return Trainer(
-        spec, config, dataset, compute, classifier, optimizer, image_size, pipeline
-    )
+# Settings of a training that may differ when it goes on.
+_MAY_DIFFER = {"epochs", "resume", "save_every", "early_stopping"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,58 +74,258 @@ def train_backbone(
     """Trains one backbone and writes its folder.
 
     Raises:
-        TlperfError: 65 where the loss is no longer finite, and what `build_trainer`
-            raises.
+        TlperfError: 65 where the loss is no longer finite, 75 after a signal, when
+            all is saved, 78 where it is to go on with other settings, and what
+            `build_trainer` raises.
     """
     start = time.perf_counter()
     trainer = build_trainer(
         spec, config, dataset=dataset, compute=compute, weights=weights
     )
-    build_secs = time.perf_counter() - start
-    folder = config.backbone_path(spec.name)
-    files.write_json(
-        folder / "architecture.json",
-        describe_architecture(
-            trainer.classifier.whole, trainer.classifier.frozen_names
-        ),
-    )
-    rows: list[dict[str, Any]] = []
-    with trainer.pipeline, Telemetry(folder) as telemetry:
-        for epoch in range(config.training.epochs):
-            trained, batches = trainer.train_epoch(epoch)
-            validated = trainer.validate()
-            _check_finite(spec, epoch, trained, validated)
-            row = _epoch_row(trainer, epoch, trained, validated)
-            row["dropped"] = batches.plan.dropped
-            row["data_service"] = batches.service_counts()
-            row["skipped"] = trained.planned - trained.count
-            if row == max([*rows, row], key=_quality):
-                save_keras_weights(trainer.classifier.whole, folder / _UNFINISHED)
-            rows.append(row)
-            telemetry.write_epoch(row)
-            log(_epoch_text(spec, row, config.training.epochs))
+    with trainer.pipeline, stop_signals() as stop:
+        run = _Run(trainer, weights=weights, stop=stop)
+        run.begin()
+        build_secs = time.perf_counter() - start
+        trainer.open_features(check_stop=run.check_stop)
+        with Telemetry(run.folder) as telemetry:
+            for row in run.rows:  # of the run before
+                telemetry.write_epoch(row)
+            while not run.is_over():
+                telemetry.write_epoch(run.do_epoch())
     if service := trainer.pipeline.service_totals():
         told = f"{service['guarantee']}; {format_missed(service)}"
         log(f"{spec.name}: data service: {told}")
-    # A training that failed before this leaves the one before it whole.
-    (folder / _UNFINISHED).rename(folder / WEIGHTS_NAME)
-    files.fsync_directory(folder)
-    result = _train_result(trainer, rows, weights=weights, build_secs=build_secs)
+    run.publish_best()
+    result = _train_result(trainer, run.rows, weights=weights, build_secs=build_secs)
     return Training(result, Network(trainer.classifier.whole, trainer.predict))
 
 
-def _check_finite(
-    spec: BackboneSpec, epoch: int, trained: PassResult, validated: PassResult
-) -> None:
-    for kind, result in (("training", trained), ("validation", validated)):
-        if not math.isfinite(result.loss):
-            raise TlperfError(
-                ExitCode.DATA,
-                "not_finite",
-                found=f"the {kind} loss of {spec.name} is {result.loss} in epoch "
-                f"{epoch + 1}",
-                remedy="give a lower --learning_rate, or --precision=float32",
+class _Run:
+    """A training on its way: what is done, and how it is saved.
+
+    Attributes:
+        folder: WORKDIR/BACKBONE.
+        epoch: 0-based, the one that goes on.
+        rows: of the epochs that are done.
+    """
+
+    def __init__(self, trainer: Trainer, *, weights: WeightsSource, stop: Stop):
+        self._trainer, self._stop = trainer, stop
+        self._settings = _settings_of(trainer, weights)
+        self.folder = trainer.config.backbone_path(trainer.spec.name)
+        self._checkpoints = Checkpoints(self.folder / "checkpoints")
+        self.epoch = 0
+        self.rows: list[dict[str, Any]] = []
+        self._done: list[Sums] = []
+
+    def begin(self) -> None:
+        """Goes on from the newest checkpoint, or begins anew."""
+        trainer = self._trainer
+        files.write_json(
+            self.folder / "architecture.json",
+            describe_architecture(
+                trainer.classifier.whole, trainer.classifier.frozen_names
+            ),
+        )
+        name = trainer.spec.name
+        if not trainer.config.training.resume:
+            if self._checkpoints.names():
+                log(f"{name}: begins anew; --resume would have gone on")
+            self._checkpoints.clear()
+            return
+        self._checkpoints.tidy()
+        found = self._checkpoints.load()
+        if found is None:
+            log(f"{name}: nothing to go on from")
+            return
+        _check_same(self._settings, found.state["settings"])
+        trainer.assign(found.arrays)
+        self.epoch = found.epoch
+        self.rows = found.state["rows"]
+        self._done = [(a, b, c) for a, b, c in found.state["done"]]
+        log(f"{name}: goes on in epoch {self.epoch + 1} after {found.step} steps")
+
+    def is_over(self) -> bool:
+        """Whether all epochs are done, or none was better for too long."""
+        config = self._trainer.config.training
+        if self.epoch >= config.epochs or not self.rows or not config.early_stopping:
+            return self.epoch >= config.epochs
+        return self.epoch - _best(self.rows)["epoch"] >= config.early_stopping
+
+    def do_epoch(self) -> dict[str, Any]:
+        """The epoch, or what is left of it; its row."""
+        trainer, spec = self._trainer, self._trainer.spec
+        with self._naming_images("train"):
+            trained, batches = trainer.train_epoch(
+                self.epoch, before=self._done, watch=self
             )
+        self._done = trained.sums
+        with self._naming_images("validation"):
+            validated = trainer.validate(watch=_Validating(self))
+        row = _epoch_row(trainer, self.epoch, trained, validated)
+        row["dropped"] = batches.plan.dropped
+        row["data_service"] = batches.service_counts()
+        row["skipped"] = trained.planned - trained.count
+        self.rows.append(row)
+        if row == _best(self.rows):
+            save_keras_weights(trainer.classifier.whole, self._best_path(row))
+        self._append_steps(trained.sums)
+        self.epoch, self._done = self.epoch + 1, []
+        self._save()
+        # The checkpoint before this one may need the best before.
+        self._keep_weights([_best(self.rows), _best(self.rows[:-1] or self.rows)])
+        log(_epoch_text(spec, row, trainer.config.training.epochs))
+        if not self.is_over():
+            self.check_stop()
+        return row
+
+    def _append_steps(self, sums: Sequence[Sums]) -> None:
+        """steps.jsonl: the mean loss of each step, a line an epoch."""
+        path = self.folder / "steps.jsonl"
+        known = [
+            one for one in files.read_json_lines(path) if one["epoch"] <= self.epoch
+        ]
+        losses = [loss / max(count, 1.0) for loss, _, count in sums]
+        lines = [*known, {"epoch": self.epoch + 1, "losses": losses}]
+        files.write_text(path, "".join(f"{files.to_json(one)}\n" for one in lines))
+
+    def check_stop(self) -> None:
+        """Ends the training where a signal wants that."""
+        faults.hit("checked")
+        if self._stop.wanted:
+            raise self._stopped()
+
+    def is_due(self, steps: int) -> bool:
+        """Whether to save after so many steps of the epoch."""
+        faults.hit("trained")
+        every = self._trainer.config.training.save_every
+        return bool(self._stop.wanted) or (every > 0 and steps % every == 0)
+
+    def look(self, done: Sequence[Sums]) -> None:
+        """Saves; ends the training where that is wanted."""
+        self._done = list(done)
+        self._save()
+        self.check_stop()
+
+    def _stopped(self) -> TlperfError:
+        return TlperfError(
+            ExitCode.RETRY,
+            "stopped",
+            path=self.folder,
+            found=f"{self._stop.wanted} in epoch {self.epoch + 1} after "
+            f"{len(self._done)} steps; all is saved",
+            remedy="run again with --resume",
+        )
+
+    def _save(self) -> None:
+        state = {"settings": self._settings, "rows": self.rows, "done": self._done}
+        values = self._trainer.values()
+        self._checkpoints.save(Checkpoint(self.epoch, len(self._done), values, state))
+
+    def _best_path(self, row: dict[str, Any]) -> pathlib.Path:
+        return self._checkpoints.folder / f"weights-{row['epoch']:05d}.h5"
+
+    def _keep_weights(self, rows: Sequence[dict[str, Any]]) -> None:
+        kept = {self._best_path(row) for row in rows}
+        for path in {*self._checkpoints.folder.glob("weights-*.h5")} - kept:
+            path.unlink()
+
+    def publish_best(self) -> None:
+        """weights.h5 is the best epoch's file, under another name: a training that
+        failed before this leaves the one before it whole."""
+        with files.atomic_path(self.folder / WEIGHTS_NAME) as partial:
+            os.link(self._best_path(_best(self.rows)), partial)
+
+    @contextlib.contextmanager
+    def _naming_images(self, split: str) -> Iterator[None]:
+        try:
+            yield
+        except NotFinite as error:
+            raise self._not_finite(error, split) from error
+
+    def _not_finite(self, error: NotFinite, split: str) -> TlperfError:
+        stored = self._trainer.dataset.split(split)
+        ids = [one.filename for one in stored.read(error.index)]
+        files.write_json(
+            self.folder / "not_finite.json",
+            {"split": split, "epoch": self.epoch + 1, "step": error.step, "ids": ids},
+        )
+        listed = ", ".join(ids[:_NAMED]) + (", ..." if len(ids) > _NAMED else "")
+        return TlperfError(
+            ExitCode.DATA,
+            "not_finite",
+            found=f"the {split} loss of {self._trainer.spec.name} is {error.loss} in "
+            f"epoch {self.epoch + 1}, step {error.step}: {listed}",
+            remedy="give a lower --learning_rate, or --precision=float32",
+        )
+
+
+class _Validating:
+    """Ends validation, which changes nothing, where a signal wants that."""
+
+    def __init__(self, run: _Run):
+        self._run = run
+
+    def is_due(self, steps: int) -> bool:
+        """Whether a signal came."""
+        faults.hit("validated")
+        return bool(self._run._stop.wanted)
+
+    def look(self, done: Sequence[Sums]) -> None:
+        """Saves what was trained."""
+        self._run.look(self._run._done)
+
+
+def _settings_of(trainer: Trainer, weights: WeightsSource) -> dict[str, Any]:
+    """All that a training depends on, by name."""
+    config, compute = trainer.config, trainer.compute
+    values = config.to_dict()
+    training = {
+        name: value
+        for name, value in values["training"].items()
+        if name not in _MAY_DIFFER
+    }
+    return {
+        **values["input"],
+        **training,
+        "freeze": config.model.freeze,
+        "weights": weights.facts(),
+        "image_size": trainer.image_size,
+        "data": trainer.dataset.manifest.digest,
+        "precision": compute.precision,
+        "xla": compute.jit_compile,
+        "replicas": compute.replicas,
+        "feature_dtype": config.features.feature_dtype.value,
+        "feature_views": config.features.feature_views,
+        "schedule_epochs": (
+            None
+            if config.training.schedule is Schedule.CONSTANT
+            else config.training.epochs
+        ),
+    }
+
+
+def _check_same(now: dict[str, Any], before: dict[str, Any]) -> None:
+    """Raises TlperfError 78, naming what differs."""
+    plain = json.loads(files.to_json(now))
+    names = sorted({*plain, *before})
+    differing = [
+        f"{name} {before.get(name)!r} is now {plain.get(name)!r}"
+        for name in names
+        if plain.get(name) != before.get(name)
+    ]
+    if differing:
+        raise TlperfError(
+            ExitCode.CONFIG,
+            "other_settings",
+            found=f"the checkpoint was made with other settings: "
+            f"{'; '.join(differing)}",
+            remedy="train with the same settings, or without --resume",
+        )
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return max(rows, key=_quality)
 
 
 def _quality(row: dict[str, Any]) -> tuple[float, float, int]:
@@ -232,7 +336,6 @@ def _quality(row: dict[str, Any]) -> tuple[float, float, int]:
 def _epoch_row(
     trainer: Trainer, epoch: int, trained: PassResult, validated: PassResult
 ) -> dict[str, Any]:
-    settings = optimizer_settings(trainer.spec, trainer.config.training)
     steps_per_sec = trained.timed_steps / trained.timed_secs
     return {
         "epoch": epoch + 1,
@@ -250,7 +353,9 @@ def _epoch_row(
         "steps_per_sec": steps_per_sec,
         "images_per_sec": steps_per_sec * trainer.config.input.batch_size,
         "input_wait_fraction": trained.timed_wait_secs / trained.timed_secs,
-        "learning_rate": settings["learning_rate"],
+        "learning_rate": float(
+            keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)
+        ),
     }
 
 
@@ -285,7 +390,8 @@ def _train_result(
         "steps_per_sec": steps_per_sec,
         "images_per_sec": steps_per_sec * config.input.batch_size,
         "input_wait_fraction": wait_fraction,
-        "feature_cache": "off",
+        "feature_cache": "on" if trainer.features.store else "off",
+        "features": trainer.features.to_dict(),
         "precision": trainer.compute.precision,
         "xla": trainer.compute.jit_compile,
         "strategy": type(trainer.compute.strategy).__name__,
@@ -303,7 +409,7 @@ def _train_result(
         "data_digest": trainer.dataset.manifest.digest,
         "freeze": config.model.freeze,
         "optimizer": optimizer_settings(trainer.spec, config.training),
-        "best_epoch": max(rows, key=_quality)["epoch"],
+        "best_epoch": _best(rows)["epoch"],
         "layers": len(classifier.backbone.layers),
         "frozen_layers": len(classifier.frozen_names),
         "active_layers": len(classifier.active_names),

@@ -1,11 +1,15 @@
-"""Table 4's optimisers with every hyperparameter written out.
+"""Table 4's optimisers with every hyperparameter written out, and learning rates.
 
-optimizer = build_optimizer(spec, TrainConfig(), precision="mixed_float16")
+optimizer = build_optimizer(spec, TrainConfig(), precision="mixed_float16",
+                            total_steps=370)
 """
+
+import math
+from typing import Any
 
 import keras
 
-from tlperf.core.choices import Optimizer, Precision
+from tlperf.core.choices import Optimizer, Precision, Schedule
 from tlperf.core.settings import TrainConfig
 from tlperf.reference.backbones import BackboneSpec
 
@@ -33,12 +37,67 @@ def optimizer_settings(
     }
 
 
+class WarmUpAndDecay(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate that rises over `warmup_steps`, then stays or falls to 0 at the last step.
+
+    A function of the optimiser's step count alone, so it goes on where a checkpoint
+    goes on.
+
+    Args:
+        rate: the highest.
+        schedule: what it does after the warm-up.
+        warmup_steps: step i of them, from 0, takes (i + 1) / warmup_steps of it.
+        total_steps: of the training.
+    """
+
+    def __init__(
+        self, rate: float, *, schedule: Schedule, warmup_steps: int, total_steps: int
+    ):
+        self._rate, self._schedule = rate, schedule
+        self._warmup_steps, self._total_steps = warmup_steps, total_steps
+
+    def __call__(self, step: Any) -> Any:
+        """The rate of a step, from 0."""
+        at = keras.ops.cast(step, "float32")
+        rate = self._rate * keras.ops.minimum(
+            1.0, (at + 1) / max(1, self._warmup_steps)
+        )
+        if self._schedule is Schedule.CONSTANT:
+            return rate
+        falling = max(1, self._total_steps - self._warmup_steps)
+        share = keras.ops.clip((at - self._warmup_steps) / falling, 0.0, 1.0)
+        return rate * 0.5 * (1 + keras.ops.cos(math.pi * share))
+
+    def get_config(self) -> dict[str, Any]:
+        """As Keras asks."""
+        return {
+            "rate": self._rate,
+            "schedule": self._schedule.value,
+            "warmup_steps": self._warmup_steps,
+            "total_steps": self._total_steps,
+        }
+
+
 def build_optimizer(
-    spec: BackboneSpec, config: TrainConfig, *, precision: str
+    spec: BackboneSpec, config: TrainConfig, *, precision: str, total_steps: int = 0
 ) -> keras.optimizers.Optimizer:
-    """The optimiser; wrapped in dynamic loss scaling for float16."""
-    settings = optimizer_settings(spec, config)
+    """The optimiser; wrapped in dynamic loss scaling for float16.
+
+    Args:
+        spec: row of the backbone table.
+        config: what is not its own.
+        precision: dtype policy.
+        total_steps: of the training, for a schedule.
+    """
+    settings: dict[str, Any] = optimizer_settings(spec, config)
     name = Optimizer(str(settings.pop("name")))
+    if config.schedule is not Schedule.CONSTANT or config.warmup_steps:
+        settings["learning_rate"] = WarmUpAndDecay(
+            settings["learning_rate"],
+            schedule=config.schedule,
+            warmup_steps=config.warmup_steps,
+            total_steps=total_steps,
+        )
     optimizer = _CONSTRUCTORS[name](**settings)
     if precision == Precision.MIXED_FLOAT16:
         return keras.optimizers.LossScaleOptimizer(optimizer)

@@ -7,19 +7,25 @@ result.loss, result.timed_steps / result.timed_secs
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
-from tlperf.core.batch import Batch
+import numpy as np
+
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import progress_bar
 from tlperf.device.setup import Compute
 from tlperf.model.steps import StepSums
 from tlperf.pipeline.input import Batches
+from tlperf.training.feature_cache import FeatureBatches
 
-# Steps that the host may be ahead of a device that computes on its own. Unbounded, the
-# time a GPU computes would be spent, and counted, waiting for the next batch.
-_STEPS_AHEAD = 2
+# Steps that the host may be ahead of a device that computes on its own: so much later a
+# loss that is no number is seen. Unbounded, the time a GPU computes would be spent, and
+# counted, waiting for the next batch.
+_STEPS_AHEAD = 1
+
+# Loss, right answers and images of a step.
+Sums = tuple[float, float, float]
 
 Item = TypeVar("Item")
 
@@ -53,7 +59,8 @@ class PassResult:
         accuracy: share of them classified right.
         count: images that counted.
         planned: images of the plan; those that were skipped did not count.
-        steps: batches.
+        steps: batches, with those that were done before.
+        sums: of each step.
         secs: wall time of the pass.
         first_step_secs: of the first step, tracing and compiling included.
         timed_steps: steps that rates are taken from: all but the first, or the first
@@ -68,6 +75,7 @@ class PassResult:
     count: int
     planned: int
     steps: int
+    sums: list[Sums]
     secs: float
     first_step_secs: float
     timed_steps: int
@@ -75,32 +83,74 @@ class PassResult:
     timed_wait_secs: float
 
 
+class NotFinite(Exception):
+    """The loss of a step is no number.
+
+    Attributes:
+        loss: what it is.
+        step: of the pass, from 1.
+        index: int64 [B], the images of its batch.
+    """
+
+    def __init__(self, loss: float, step: int, index: np.ndarray):
+        super().__init__(f"loss {loss} in step {step}")
+        self.loss, self.step, self.index = loss, step, index
+
+
+class Watch(Protocol):
+    """What looks on between two steps."""
+
+    def is_due(self, steps: int) -> bool:
+        """Whether it wants to see the state after so many steps."""
+
+    def look(self, done: Sequence[Sums]) -> None:
+        """Called then, with what these steps gave; the device has done them all."""
+
+
+class _Nobody:
+    def is_due(self, steps: int) -> bool:
+        return False
+
+    def look(self, done: Sequence[Sums]) -> None:
+        raise AssertionError("never due")
+
+
 def run_pass(
-    step: Callable[[Batch], StepSums], batches: Batches, *, compute: Compute, title: str
+    step: Callable[[Any], StepSums],
+    batches: Batches | FeatureBatches,
+    *,
+    compute: Compute,
+    title: str,
+    before: Sequence[Sums] = (),
+    watch: Watch | None = None,
 ) -> PassResult:
     """Runs a step over all batches of a pass.
 
-    Sums stay on the device; the host reads those of a step two steps later, so it
+    Sums stay on the device; the host reads those of a step one step later, so it
     neither waits between two steps nor runs far ahead of the device. They are float32
     sums of a batch each and are added up in float64.
+
+    Args:
+        step: the compiled step.
+        batches: of the pass, or what is left of it.
+        compute: where they go.
+        title: of the progress bar.
+        before: what the steps gave that were done before.
+        watch: looks on.
+
+    Raises:
+        NotFinite: a loss is no number.
+        TlperfError: 65 where no image could be used.
     """
-    waits = Waits()
-    pending: list[StepSums] = []
-    done: list[tuple[float, float, float]] = []
-    first_secs = first_wait_secs = 0.0
-    start = time.perf_counter()
-    plan = batches.plan
-    with progress_bar(total=len(plan.index), unit="img", title=title) as bar:
-        for batch in waits.over(batches.distribute(compute)):
-            pending.append(step(batch))
-            if not done:  # the first step is waited for, so that it is timed whole
-                done.append(_read(pending.pop()))
-                first_secs, first_wait_secs = time.perf_counter() - start, waits.secs
-            elif len(pending) > _STEPS_AHEAD:
-                done.append(_read(pending.pop(0)))
-            bar.update(plan.batch_size)
-        done += [_read(sums) for sums in pending]
-    secs = time.perf_counter() - start
+    run = _Progress(batches, done=[*before], watch=watch or _Nobody())
+    with progress_bar(total=len(batches.plan.index), unit="img", title=title) as bar:
+        for batch in run.waits.over(batches.distribute(compute)):
+            run.add(step(batch))
+            bar.update(batches.plan.batch_size)
+        run.read_all()
+    done, plan = run.done, batches.plan
+    first_secs, first_wait_secs, waits = run.first_secs, run.first_wait_secs, run.waits
+    secs, steps = time.perf_counter() - run.start, len(done) - len(before)
     loss, correct, count = (math.fsum(column) for column in zip(*done, strict=True))
     if not count:
         raise TlperfError(
@@ -109,20 +159,61 @@ def run_pass(
             found=f"{title}: none of {len(plan.index)} images could be used",
             remedy="run tlperf verify, and shard again",
         )
-    is_single = len(done) == 1
+    is_single = steps <= 1
     return PassResult(
         loss=loss / count,
         accuracy=correct / count,
         count=int(count),
-        planned=int(plan.weight.sum()),
+        planned=int(plan.weight.sum()) + len(before) * plan.batch_size,
         steps=len(done),
+        sums=done,
         secs=secs,
         first_step_secs=first_secs,
-        timed_steps=1 if is_single else len(done) - 1,
+        timed_steps=steps if is_single else steps - 1,
         timed_secs=secs if is_single else secs - first_secs,
         timed_wait_secs=waits.secs if is_single else waits.secs - first_wait_secs,
     )
 
 
-def _read(sums: StepSums) -> tuple[float, float, float]:
-    return float(sums.loss), float(sums.correct), float(sums.count)
+class _Progress:
+    """A pass that goes on: what its steps gave, and what was not read yet."""
+
+    def __init__(
+        self, batches: Batches | FeatureBatches, *, done: list[Sums], watch: Watch
+    ):
+        self._plan, self._watch = batches.plan, watch
+        self._pending: list[StepSums] = []
+        self._before = len(done)
+        self.done = done
+        self.waits = Waits()
+        self.first_secs = self.first_wait_secs = 0.0
+        self.start = time.perf_counter()
+
+    def add(self, sums: StepSums) -> None:
+        """A step that was begun."""
+        self._pending.append(sums)
+        steps = len(self.done) + len(self._pending)
+        if len(self.done) == self._before:
+            # The first step is waited for, so that it is timed whole.
+            self.read_all()
+            self.first_secs = time.perf_counter() - self.start
+            self.first_wait_secs = self.waits.secs
+        elif len(self._pending) > _STEPS_AHEAD:
+            self._read_first()
+        if self._watch.is_due(steps):
+            self.read_all()
+            self._watch.look(self.done)
+
+    def read_all(self) -> None:
+        """Waits for all steps."""
+        while self._pending:
+            self._read_first()
+
+    def _read_first(self) -> None:
+        sums = self._pending.pop(0)
+        loss, correct, count = float(sums.loss), float(sums.correct), float(sums.count)
+        if not math.isfinite(loss):
+            row = len(self.done) - self._before
+            index = self._plan.index.reshape(self._plan.steps, -1)[row]
+            raise NotFinite(loss, len(self.done) + 1, index)
+        self.done.append((loss, correct, count))

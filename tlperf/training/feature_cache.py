@@ -1,0 +1,314 @@
+"""Whether the frozen part is computed once, where its features go, and batches of them.
+
+    room = Room(disk_bytes=free, entry=None)
+    plan = plan_features(config, has_frozen=True, layouts=layouts, room=room)
+    with open_cache(config.features_path, facts, layouts) as cache:
+        cache.fill(pipeline, extract)                  # what is not there yet
+        for batch in cache.training(plan).distribute(compute): ...
+
+An entry is a folder whose name is a hash of all that its numbers depend on: the frozen
+weights, the boundary, image size, preprocessing, decoding, the data and the views. So
+runs with another learning rate, head or number of epochs use it again.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tlperf.core import files
+from tlperf.core.batch import Batch, FeatureBatch
+from tlperf.core.choices import Augment, FeatureCache
+from tlperf.core.errors import ExitCode, SettingsError, TlperfError
+from tlperf.core.progress import progress_bar
+from tlperf.core.settings import RunConfig
+from tlperf.core.units import format_bytes
+from tlperf.device.setup import Compute
+from tlperf.pipeline.deliver import check_batch_size, one_ahead, place_batch
+from tlperf.pipeline.input import Batches, InputPipeline
+from tlperf.pipeline.order import BatchPlan, plan_view
+from tlperf.training.features import FeatureSplit, Layout
+
+# Training and validation are seen every epoch; the test split once.
+SPLITS = ("train", "validation")
+_FACTS = "facts.json"
+# Digits of the hash that name an entry.
+_NAME_DIGITS = 16
+# Rows are made durable after so many bytes: what a killed run computes again.
+_FLUSH_BYTES = 256 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class FeaturePlan:
+    """Whether features are kept.
+
+    Attributes:
+        is_on: whether.
+        why: in words, for people.
+        views: of each training image.
+        nbytes: on the disk, all splits.
+    """
+
+    is_on: bool
+    why: str
+    views: int = 1
+    nbytes: int = 0
+
+
+def count_views(config: RunConfig) -> int:
+    """Views of each training image; 0 where each epoch has another one."""
+    if config.input.augment is Augment.NONE:
+        return 1
+    return config.features.feature_views
+
+
+def plan_features(
+    config: RunConfig, *, has_frozen: bool, nbytes: int, is_there: bool, room: int
+) -> FeaturePlan:
+    """Decides.
+
+    Args:
+        config: of the run.
+        has_frozen: whether anything is frozen.
+        nbytes: that all features take.
+        is_there: whether an entry of these features is on the disk.
+        room: bytes that features may take there.
+
+    Raises:
+        SettingsError: --feature_cache=on where there is nothing to keep.
+        TlperfError: 74 where it is on and there is no room.
+    """
+    mode, views = config.features.feature_cache, count_views(config)
+    if mode is FeatureCache.OFF:
+        return FeaturePlan(False, "--feature_cache=off")
+    against = ""
+    if not has_frozen:
+        against = "nothing is frozen"
+    elif not views:
+        against = "every epoch augments anew; --feature_views=K would keep K views"
+    elif config.input.data_service:
+        against = "a data service makes the batches"
+    if against and mode is FeatureCache.ON:
+        raise SettingsError(f"--feature_cache=on, but {against}", "use auto or off")
+    if not against and nbytes > room:
+        against = f"it takes {format_bytes(nbytes)}, there is room for {room} bytes"
+        if mode is FeatureCache.ON:
+            raise TlperfError(
+                ExitCode.IO,
+                "no_room_for_features",
+                path=config.features_path,
+                found=f"features take {nbytes} bytes, there is room for {room}",
+                remedy="free space, raise --feature_budget, or use --feature_cache=off "
+                "or --feature_dtype=float16",
+            )
+    if not against and mode is FeatureCache.AUTO and not is_there:
+        if config.training.epochs <= views:
+            against = "no epoch would use it again"
+    if against:
+        return FeaturePlan(False, against)
+    return FeaturePlan(True, "is there" if is_there else "is made", views, nbytes)
+
+
+def find_room(folder: pathlib.Path, budget: int) -> int:
+    """Bytes that features may take in `folder`, older ones let go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ours = sum(_entry_bytes(entry) for entry in _entries(folder))
+    free = shutil.disk_usage(folder).free
+    return min(budget or (free + ours) // 2, free + ours)
+
+
+def entry_name(facts: Mapping[str, Any]) -> str:
+    """Of the folder that holds the features of these facts."""
+    digest = files.sha256_bytes(files.to_json(facts).encode())[:_NAME_DIGITS]
+    return f"{facts['backbone']}-{digest}"
+
+
+def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
+    """The least recently used first."""
+    found = [path.parent for path in folder.glob(f"*/{_FACTS}")]
+    return sorted(found, key=lambda entry: (entry / _FACTS).stat().st_mtime)
+
+
+def _entry_bytes(entry: pathlib.Path) -> int:
+    return sum(path.stat().st_size for path in entry.iterdir())
+
+
+def make_room(folder: pathlib.Path, needed: int, *, room: int, keep: str) -> list[str]:
+    """Removes the least recently used entries until `needed` bytes fit into `room`;
+    gives their names. Those that another process is filling stay."""
+    entries = [entry for entry in _entries(folder) if entry.name != keep]
+    used, removed = sum(map(_entry_bytes, entries)), []
+    for entry in entries:
+        if used + needed <= room:
+            break
+        with contextlib.suppress(TlperfError), files.directory_lock(entry):
+            used -= _entry_bytes(entry)
+            (entry / _FACTS).unlink()  # first: now it is no entry
+            shutil.rmtree(entry)
+            removed.append(entry.name)
+    return removed
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureBatches:
+    """The batches of one pass over kept features, with their plan.
+
+    Attributes:
+        split: the features.
+        plan: which images make which batch.
+        first_row: of the view.
+    """
+
+    split: FeatureSplit
+    plan: BatchPlan
+    first_row: int = 0
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        shape = (self.plan.steps, self.plan.batch_size)
+        pairs = zip(
+            self.plan.index.reshape(shape), self.plan.weight.reshape(shape), strict=True
+        )
+        for index, weight in pairs:
+            features, label, kept = self.split.read(self.first_row + index)
+            yield FeatureBatch(
+                features=tuple(map(tf.convert_to_tensor, features)),
+                label=tf.convert_to_tensor(label),
+                weight=tf.convert_to_tensor(weight * kept),
+                index=tf.convert_to_tensor(index),
+            )
+
+    def distribute(self, compute: Compute) -> Generator[FeatureBatch]:
+        """Each batch on its device, or split evenly over the replicas."""
+        check_batch_size(self.plan.batch_size, compute.replicas)
+        return one_ahead(place_batch(batch, compute) for batch in self)
+
+    def service_counts(self) -> None:
+        """No data service makes them."""
+
+
+# A Batch, in the host's memory, to the crossing tensors, each [B, ...].
+Extract = Callable[[Batch], list[np.ndarray]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureStore:
+    """The features of one entry.
+
+    Attributes:
+        folder: of the entry.
+        splits: train and validation.
+        counts: images of each.
+        views: of each training image.
+    """
+
+    folder: pathlib.Path
+    splits: dict[str, FeatureSplit]
+    counts: dict[str, int]
+    views: int
+
+    @classmethod
+    def open(
+        cls,
+        folder: pathlib.Path,
+        facts: Mapping[str, Any],
+        layouts: Mapping[str, Layout],
+        *,
+        views: int,
+    ) -> "FeatureStore":
+        """The entry in `folder`, made where it is not there."""
+        entry = folder / entry_name(facts)
+        entry.mkdir(parents=True, exist_ok=True)
+        if not (entry / _FACTS).exists():
+            files.write_json(entry / _FACTS, dict(facts))
+        os.utime(entry / _FACTS)  # it is used now
+        return cls(
+            entry,
+            {name: FeatureSplit(entry, name, layouts[name]) for name in SPLITS},
+            {
+                "train": layouts["train"].rows // views,
+                "validation": layouts["validation"].rows,
+            },
+            views,
+        )
+
+    def fill(
+        self,
+        pipeline: InputPipeline,
+        extract: Mapping[str, Extract],
+        *,
+        batch_size: int,
+        seed: int,
+        title: str,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Computes what is missing; gives the images computed. A run that is killed
+        goes on where it was.
+
+        Args:
+            pipeline: of the images.
+            extract: by split.
+            batch_size: of the pipeline.
+            seed: of the views.
+            title: of the progress bar.
+            check_stop: raises where computing is to end; what is there is kept.
+
+        Raises:
+            TlperfError: 75 where another process fills the same entry.
+        """
+        with files.directory_lock(self.folder):
+            missing = {name: split.missing() for name, split in self.splits.items()}
+            total = sum(map(len, missing.values()))
+            if not total:
+                return 0
+            with progress_bar(total=total, unit="img", title=title) as bar:
+                for name, rows in missing.items():
+                    for view in range(self.views if name == "train" else 1):
+                        first = view * self.counts[name]
+                        own = rows[(rows >= first) & (rows < first + self.counts[name])]
+                        plan = plan_view(
+                            own - first, batch_size=batch_size, seed=seed, view=view
+                        )
+                        batches = pipeline.planned(name, plan)
+                        for images in self._fill(name, first, extract[name], batches):
+                            bar.update(images)
+                            check_stop()
+            return total
+
+    def _fill(
+        self, name: str, first: int, extract: Extract, batches: Batches
+    ) -> Generator[int]:
+        """Keeps the features of batches; yields how many images they are of."""
+        split, plan, unsafe = self.splits[name], batches.plan, 0
+        made = one_ahead((batch, extract(batch)) for batch in batches)
+        weights = plan.weight.reshape(plan.steps, plan.batch_size)
+        try:
+            for (batch, features), planned in zip(made, weights, strict=True):
+                counts = planned > 0  # the rest is padding
+                split.write(
+                    first + batch.index.numpy()[counts],
+                    [x[counts] for x in features],
+                    label=batch.label.numpy()[counts],
+                    weight=batch.weight.numpy()[counts],
+                )
+                unsafe += sum(x.nbytes for x in features)
+                if unsafe > _FLUSH_BYTES:
+                    split.flush()
+                    unsafe = 0
+                yield int(counts.sum())
+        finally:
+            split.flush()
+
+    def training(self, plan: BatchPlan, *, epoch: int) -> FeatureBatches:
+        """The batches of a training plan, of the epoch's view."""
+        first = epoch % self.views * self.counts["train"]
+        return FeatureBatches(self.splits["train"], plan, first)
+
+    def validation(self, plan: BatchPlan) -> FeatureBatches:
+        """The batches of an evaluation plan."""
+        return FeatureBatches(self.splits["validation"], plan)
