@@ -1,25 +1,40 @@
-"""An epoch of tlperf beside an epoch of Keras' own `fit`, interleaved.
+"""Training with the frozen part computed once, beside Keras' own `fit`, interleaved.
 
     pytest benchmarks/bench_train.py --benchmark-only --source=FOLDER --weights=DIR \\
-        --backbones=xception,vgg16 --image-size=150 --epochs=3
+        --backbones=all --image-size=150 --epochs=3 -s
 
 Keras' side is written as the study did: arrays in memory, preprocessed once, `compile`
-and `fit`; same split, weights, batch and optimiser. Each side trains its own model, one
-epoch in turn, so a machine that drifts drifts for both. `extra_info` has the seconds of
-every epoch, the ratio of medians (Keras / tlperf: above 1 tlperf is faster) and both
-test accuracies.
+and `fit`, frozen layers computed again each epoch; same split, weights, batch and
+optimiser. An epoch of each in turn; the first of either, which traces, is not counted.
+Medians make the time of 10 and of 30 epochs with validation; tlperf's include computing
+the frozen part of each image, decoding it and writing the features.
+
+The bound of tlperf's side is measured in the same run: the frozen function alone on
+images in memory, the active step and the validation step alone on features in memory.
+`--freeze=all` trains the head alone; a second head finds the features of the first.
+`train.md` in the working directory has it all.
 """
 
+import dataclasses
+import pathlib
+import statistics
+import sys
 import time
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from tlperf.core.choices import Precision, Preprocess
-from tlperf.core.settings import DataConfig, DeviceConfig, InputConfig, RunConfig
-from tlperf.core.statistics import median
-from tlperf.core.units import ratio
+from tlperf.core.choices import FeatureCache, Precision, Preprocess
+from tlperf.core.settings import (
+    DataConfig,
+    DeviceConfig,
+    FeatureConfig,
+    InputConfig,
+    ModelConfig,
+    RunConfig,
+)
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.device.setup import setup_compute
@@ -27,10 +42,13 @@ from tlperf.model.build import build_classifier
 from tlperf.model.preprocess import normalisation_for, normalise
 from tlperf.model.weights import find_weights
 from tlperf.pipeline.input import InputPipeline
-from tlperf.training.loop import build_trainer
 from tlperf.training.optimizer import build_optimizer
+from tlperf.training.trainer import build_trainer
 
 BATCH_SIZE = 32
+# Of a part that is timed alone; the first is not counted.
+ALONE_STEPS = 6
+ROWS: dict[str, dict[str, dict[str, float]]] = {}
 
 
 @pytest.fixture(scope="session")
@@ -55,19 +73,20 @@ def config(tmp_path, request):
         input=InputConfig(
             image_size=request.config.getoption("--image-size"), batch_size=BATCH_SIZE
         ),
+        features=FeatureConfig(feature_cache=FeatureCache.ON),
     )
 
 
 def read_arrays(dataset, spec, config, split):
     """A split as Keras users hold it: float32 [N, S, S, 3], preprocessed; int32 [N]."""
     size = config.input.image_size
-    batches = InputPipeline(dataset, config.input, image_size=size).evaluation(split)
     normalisation = normalisation_for(spec, Preprocess.BACKBONE)
     images, labels = [], []
-    for batch in batches:
-        counts = batch.weight.numpy() > 0
-        images.append(normalise(batch.image, normalisation).numpy()[counts])
-        labels.append(batch.label.numpy()[counts])
+    with InputPipeline(dataset, config.input, image_size=size) as pipeline:
+        for batch in pipeline.evaluation(split):
+            counts = batch.weight.numpy() > 0
+            images.append(normalise(batch.image, normalisation).numpy()[counts])
+            labels.append(batch.label.numpy()[counts])
     return np.concatenate(images), np.concatenate(labels)
 
 
@@ -81,6 +100,7 @@ class KerasSide:
             spec,
             image_size=config.input.image_size,
             classes=len(dataset.manifest.classes),
+            freeze=config.model.freeze,
             load_weights=weights.load,
         ).whole
         self.model.compile(
@@ -90,7 +110,6 @@ class KerasSide:
         )
         self.train = read_arrays(dataset, spec, config, "train")
         self.validation = read_arrays(dataset, spec, config, "validation")
-        self.test = read_arrays(dataset, spec, config, "test")
 
     def epoch(self):
         """One epoch with validation, as `fit` runs it."""
@@ -102,31 +121,51 @@ class KerasSide:
             verbose=0,
         )
 
-    def accuracy(self):
-        """On the test split, from predictions."""
-        images, labels = self.test
-        predicted = self.model.predict(images, batch_size=BATCH_SIZE, verbose=0)
-        return float(np.mean(np.argmax(predicted, -1) == labels))
-
 
 class TlperfSide:
-    """The network trained by tlperf's loop."""
+    """The network trained by tlperf's loop on features."""
 
     def __init__(self, spec, config, dataset, compute, weights):
         self.trainer = build_trainer(
             spec, config, dataset=dataset, compute=compute, weights=weights
         )
+        self.fill_secs = timed(self.trainer.open_features)
         self.epochs = 0
 
     def epoch(self):
-        """One epoch with validation, decoding included."""
+        """One epoch with validation."""
         self.trainer.train_epoch(self.epochs)
         self.trainer.validate()
         self.epochs += 1
 
-    def accuracy(self):
-        """On the test split."""
-        return self.trainer.validate("test").accuracy
+    def bound_secs(self, epochs):
+        """What the parts alone take: the frozen part of each image once, and the
+        active part's steps."""
+        trainer = self.trainer
+        counts = [trainer.dataset.split(name).count for name in ("train", "validation")]
+        train_steps = counts[0] // BATCH_SIZE
+        val_steps = -(-counts[1] // BATCH_SIZE)
+        frozen = self._frozen_secs() * sum(counts) / BATCH_SIZE
+        batch = next(iter(trainer.batches(0)))
+        active = alone(lambda: trainer.train_step(batch).loss.numpy())
+        validating = alone(lambda: trainer.evaluate_step(batch).loss.numpy())
+        return frozen + epochs * (train_steps * active + val_steps * validating)
+
+    def _frozen_secs(self):
+        extract = self.trainer._extractor("validation")
+        with InputPipeline(
+            self.trainer.dataset,
+            self.trainer.config.input,
+            image_size=self.trainer.image_size,
+        ) as pipeline:
+            batch = next(iter(pipeline.evaluation("train")))
+        return alone(lambda: extract(batch))
+
+
+def alone(step):
+    """Median seconds of a step."""
+    step()
+    return statistics.median(timed(step) for _ in range(ALONE_STEPS))
 
 
 def timed(action):
@@ -135,30 +174,64 @@ def timed(action):
     return time.perf_counter() - start
 
 
-@pytest.mark.benchmark(group="train-epoch")
-def test_epoch_beside_keras_fit(benchmark, spec, compute, dataset, config, request):
+def measure(sides, epochs):
+    """Median seconds of an epoch of each side, in turn."""
+    secs: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(1 + epochs):
+        names = list(sides) if number % 2 else list(sides)[::-1]
+        for name in names:
+            took = timed(sides[name].epoch)
+            if number:
+                secs[name].append(took)
+    return {name: statistics.median(values) for name, values in secs.items()}
+
+
+@pytest.mark.benchmark(group="train")
+@pytest.mark.parametrize("freeze", ["paper", "all"])
+def test_train_beside_keras_fit(
+    benchmark, spec, freeze, compute, dataset, config, request
+):
     weights = find_weights(spec, request.config.getoption("--weights"))
+    config = dataclasses.replace(config, model=ModelConfig(freeze=freeze))
+    tf.keras.backend.clear_session()
     ours = TlperfSide(spec, config, dataset, compute, weights)
     theirs = KerasSide(spec, config, dataset, weights)
     epochs = request.config.getoption("--epochs")
-    fit_secs: list[float] = []
-    our_secs: list[float] = []
+    secs = measure({"fit": theirs, "tlperf": ours}, epochs)
+    row = {
+        "fit_epoch_secs": secs["fit"],
+        "epoch_secs": secs["tlperf"],
+        "fill_secs": ours.fill_secs,
+        "feature_bytes": ours.trainer.features.plan.nbytes,
+    }
+    for count in (10, 30):
+        fit, total = count * secs["fit"], ours.fill_secs + count * secs["tlperf"]
+        row[f"ratio_{count}"] = fit / total
+        row[f"of_bound_{count}"] = ours.bound_secs(count) / total
+    row["second_head_ratio"] = secs["fit"] / secs["tlperf"]
+    ROWS.setdefault(freeze, {})[spec.name] = row
+    benchmark.extra_info.update(row, device=compute.facts())
+    write_table()
+    ours.trainer.pipeline.close()
+    benchmark.pedantic(ours.epoch, rounds=1)
 
-    def one_of_each():
-        # In turn first and second: what one leaves in the caches, the other leaves too.
-        turns: list = [(fit_secs, theirs), (our_secs, ours)]
-        for secs, side in turns if len(our_secs) % 2 == 0 else reversed(turns):
-            secs.append(timed(side.epoch))
 
-    benchmark.pedantic(one_of_each, rounds=epochs, iterations=1)
-    benchmark.extra_info.update(
-        backbone=spec.name,
-        epochs=epochs,
-        keras_fit_secs=fit_secs,
-        tlperf_secs=our_secs,
-        keras_over_tlperf=ratio(median(fit_secs), median(our_secs)),
-        keras_test_accuracy=theirs.accuracy(),
-        tlperf_test_accuracy=ours.accuracy(),
-        device=compute.facts(),
-    )
-    assert len(our_secs) == epochs
+def write_table():
+    """train.md: a row a backbone and boundary, and geometric means."""
+    columns = ["fit_epoch_secs", "epoch_secs", "fill_secs", "ratio_10", "of_bound_10"]
+    columns += ["ratio_30", "of_bound_30", "second_head_ratio", "feature_bytes"]
+    lines = []
+    for freeze, rows in ROWS.items():
+        lines += [f"--freeze={freeze}", "", f"| backbone | {' | '.join(columns)} |"]
+        lines.append("|---" * (1 + len(columns)) + "|")
+        for name, row in rows.items():
+            cells = " | ".join(f"{row[column]:,.3g}" for column in columns)
+            lines.append(f"| {name} | {cells} |")
+        means = " | ".join(
+            f"{statistics.geometric_mean(row[column] for row in rows.values()):,.3g}"
+            for column in columns
+        )
+        lines += [f"| geometric mean | {means} |", ""]
+    text = "\n".join(lines)
+    pathlib.Path("train.md").write_text(text)
+    print("\n" + text, file=sys.stderr)
