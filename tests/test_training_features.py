@@ -11,23 +11,28 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.images import make_folder
 from tests.tiny import TINY
 from tlperf.core import files
 from tlperf.core.choices import (
     Augment,
     Decode,
+    Encoding,
+    Exif,
     FeatureCache,
     FeatureDtype,
     Preprocess,
 )
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.settings import (
+    DataConfig,
     FeatureConfig,
     InputConfig,
     ModelConfig,
     RunConfig,
     TrainConfig,
 )
+from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.model.weights import WeightsSource
 from tlperf.training.feature_cache import find_room, make_room, plan_features
@@ -293,6 +298,27 @@ CHANGES = [
     ({"learning_rate": 0.1}, False),
     ({"epochs": 7}, False),
 ]
+
+
+@pytest.mark.parametrize(
+    ("stored", "is_other"),
+    [
+        ({}, False),
+        ({"seed": 5}, True),  # the same files, dealt otherwise
+        ({"split": (50, 30, 20)}, True),
+        ({"exif": Exif.APPLY}, True),
+        ({"encoding": Encoding.JPEG, "image_size": 32}, True),
+    ],
+)
+def test_an_entry_is_of_the_records_in_their_order(tmp_path, stored, is_other):
+    source, digests = make_folder(tmp_path / "pets", {"cats": 20, "dogs": 20}), []
+    unchanged: dict[str, Any] = {}
+    for number, values in enumerate((unchanged, stored)):
+        config = DataConfig(source=str(source), workers=1, **values)
+        write_dataset(config, tmp_path / str(number))
+        with open_dataset(tmp_path / str(number)) as dataset:
+            digests.append(dataset.manifest.records_digest())
+    assert (digests[0] != digests[1]) == is_other
 
 
 @pytest.mark.parametrize(("change", "is_other"), CHANGES)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish to stop soon, seen between two steps.
+"""SIGTERM, SIGINT and SIGHUP as a wish to stop soon, seen between two steps.
 
     with stop_signals() as stop:
         for batch in batches:
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @dataclasses.dataclass
@@ -51,7 +51,9 @@ def stop_signals(
         stop.wanted = signal.Signals(number).name
         on_signal(number)
 
-    before = {one: signal.signal(one, note) for one in _SIGNALS}
+    # One that is ignored, by nohup or a shell, stays so.
+    heard = [one for one in _SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
+    before = {one: signal.signal(one, note) for one in heard}
 
     def restore() -> None:
         for one, handler in before.items():

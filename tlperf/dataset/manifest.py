@@ -132,6 +132,13 @@ class Manifest:
         """The shards of a split, in stored order."""
         return tuple(shard for shard in self.shards if shard.split == split)
 
+    def records_digest(self) -> str:
+        """sha256 of what is stored, in its order, and of how it is read: where it is
+        equal, an index of a split is the same image. `digest` alone is of the source,
+        whatever split it was dealt to."""
+        stored = [(shard.split, shard.sha256) for shard in self.shards]
+        return sha256_bytes(to_json([self.exif, self.encoding, stored]).encode())
+
     @property
     def bytes(self) -> int:
         """Size of all shards."""

@@ -221,21 +221,23 @@ class FeatureStore:
         *,
         views: int,
     ) -> "FeatureStore":
-        """The entry in `folder`, made where it is not there."""
+        """The entry in `folder`, made where it is not there.
+
+        Raises:
+            TlperfError: 74 where the disk cannot hold it, 75 where another process
+                makes or fills it.
+        """
         entry = folder / entry_name(facts)
-        entry.mkdir(parents=True, exist_ok=True)
-        if not (entry / _FACTS).exists():
-            files.write_json(entry / _FACTS, dict(facts))
-        os.utime(entry / _FACTS)  # it is used now
-        return cls(
-            entry,
-            {name: FeatureSplit(entry, name, layouts[name]) for name in SPLITS},
-            {
-                "train": layouts["train"].rows // views,
-                "validation": layouts["validation"].rows,
-            },
-            views,
-        )
+        with files.directory_lock(entry):  # files are made by one process
+            splits = {name: FeatureSplit(entry, name, layouts[name]) for name in SPLITS}
+            if not (entry / _FACTS).exists():
+                files.write_json(entry / _FACTS, dict(facts))
+            os.utime(entry / _FACTS)  # it is used now
+        counts = {
+            "train": layouts["train"].rows // views,
+            "validation": layouts["validation"].rows,
+        }
+        return cls(entry, splits, counts, views)
 
     def fill(
         self,

@@ -291,7 +291,7 @@ def _settings_of(trainer: Trainer, weights: WeightsSource) -> dict[str, Any]:
         "freeze": config.model.freeze,
         "weights": weights.facts(),
         "image_size": trainer.image_size,
-        "data": trainer.dataset.manifest.digest,
+        "records": trainer.dataset.manifest.records_digest(),
         "precision": compute.precision,
         "xla": compute.jit_compile,
         "replicas": compute.replicas,

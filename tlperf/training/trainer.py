@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tlperf.core.choices import Augment, BatchNorm, ClassWeights, FeatureDtype
 from tlperf.core.errors import ExitCode, TlperfError
@@ -320,8 +321,11 @@ class Trainer:
             "image_size": self.image_size,
             "normalisation": dataclasses.asdict(self._normalisation),
             "decode": inputs.decode.value,
-            "data": self.dataset.manifest.digest,
+            "records": self.dataset.manifest.records_digest(),
             "precision": self.compute.precision,
+            "xla": self.compute.jit_compile,
+            # Another version may round otherwise.
+            "tensorflow": tf.__version__,
             "augmented": None if inputs.augment is Augment.NONE else augmented,
         }
 
