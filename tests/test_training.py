@@ -11,8 +11,14 @@ import tensorflow as tf
 from tests.tiny import TINY
 from tlperf.core import files
 from tlperf.core.choices import BatchNorm, Schedule
-from tlperf.core.errors import TlperfError
-from tlperf.core.settings import InputConfig, RunConfig, TrainConfig, from_plain
+from tlperf.core.errors import SettingsError, TlperfError
+from tlperf.core.settings import (
+    DeviceConfig,
+    InputConfig,
+    RunConfig,
+    TrainConfig,
+    from_plain,
+)
 from tlperf.dataset.store import open_dataset
 from tlperf.model.steps import build_evaluate_step
 from tlperf.model.trained import load_trained
@@ -342,3 +348,31 @@ def test_balanced_classes_weigh_the_same_in_all(two_cpus, photos_dir, tmp_path):
             for name, weight in zip(dataset.manifest.classes, weights, strict=True)
         ]
     assert weighed == pytest.approx([sum(counts.values()) / 2] * 2)
+
+
+def test_traced_steps_are_steps_to_xprof(two_cpus, photos_dir, tmp_path, capsys):
+    """Read by XProf's own reader where it is installed (extra profile)."""
+    config = dataclasses.replace(
+        run_config(tmp_path, epochs=2), device=DeviceConfig(profile_steps="2:4")
+    )
+    with open_dataset(photos_dir) as dataset:
+        train_backbone(TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM)
+    board = tmp_path / "tiny" / "tensorboard"
+    assert f"tensorboard --logdir={board}" in capsys.readouterr().err
+    (trace,) = board.glob("train/plugins/profile/*/*.xplane.pb")
+    data = trace.read_bytes()
+    assert b"step_num" in data
+    convert = pytest.importorskip("xprof.convert.raw_to_tool_data")
+    found, _ = convert.xspace_to_tool_data([str(trace)], "trace_viewer", {})
+    text = found if isinstance(found, str) else found.decode()
+    events = json.loads(text)["traceEvents"]
+    steps = [one["args"] for one in events if one.get("name", "").startswith("train")]
+    assert sorted({int(one["step_num"]) for one in steps if "step_num" in one}) == [
+        *(2, 3, 4)
+    ]
+
+
+@pytest.mark.parametrize("text", ["3", "0:2", "4:2", "a:b", "1:2:3"])
+def test_steps_to_trace_of_another_form_are_refused(text):
+    with pytest.raises(SettingsError, match="give FIRST:LAST"):
+        DeviceConfig(profile_steps=text)

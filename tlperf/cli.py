@@ -148,6 +148,8 @@ FLAGS = {
         Flag("strategy", "auto", "replicas", choices.Strategy),
         Flag("precision", "auto", "of the backbone", choices.Precision),
         Flag("xla", "auto", "compile steps by XLA", choices.Xla),
+        Flag("profile_steps", None, "FIRST:LAST, training steps to trace for "
+             "TensorBoard"),
         Flag("protocol", None, "comma list of keras_predict, compiled (default both)"),
         Flag("latency_secs", None, "stop a row after (default 60 in run, else never)",
              float),
@@ -192,7 +194,7 @@ _TRAIN_FLAGS = (
     *_PIPELINE_FLAGS,
     *("epochs", "learning_rate", "optimizer", "schedule", "warmup_steps"),
     *("accumulate", "class_weights", "early_stopping", "batch_norm"),
-    *("resume", "save_every"),
+    *("resume", "save_every", "profile_steps"),
     *("feature_cache", "feature_dtype", "feature_views", "feature_dir"),
     "feature_budget",
 )

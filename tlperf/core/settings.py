@@ -324,6 +324,7 @@ class DeviceConfig:
         strategy: how replicas share a step.
         precision: dtype policy.
         xla: whether steps are compiled by XLA.
+        profile_steps: FIRST:LAST, training steps from 1 that are traced; "" for none.
     """
 
     devices: str = "auto"
@@ -331,8 +332,16 @@ class DeviceConfig:
     strategy: Strategy = Strategy.AUTO
     precision: Precision = Precision.AUTO
     xla: Xla = Xla.AUTO
+    profile_steps: str = ""
 
     def __post_init__(self) -> None:
+        first, last = self.traced_steps or (1, 1)
+        _check(
+            0 < first <= last,
+            "profile_steps",
+            self.profile_steps,
+            "FIRST:LAST, steps from 1, e.g. 10:15",
+        )
         _check(
             bool(re.fullmatch(r"auto|cpu|gpu(:\d+(,\d+)*)?", self.devices)),
             "devices",
@@ -349,6 +358,14 @@ class DeviceConfig:
             self.logical_devices,
             "0 to 64",
         )
+
+    @property
+    def traced_steps(self) -> tuple[int, int] | None:
+        """First and last step of the trace; (0, 0) for what is none."""
+        if not self.profile_steps:
+            return None
+        match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", self.profile_steps)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)

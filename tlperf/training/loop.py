@@ -17,7 +17,7 @@ import math
 import os
 import pathlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -31,6 +31,7 @@ from tlperf.core.stopping import Stop, stop_signals
 from tlperf.core.units import format_secs
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
+from tlperf.device.trace import StepTracer
 from tlperf.model.facts import describe_architecture
 from tlperf.model.steps import Network
 from tlperf.model.weights import WEIGHTS_NAME, WeightsSource, save_keras_weights
@@ -117,6 +118,15 @@ class _Run:
         self.epoch = 0
         self.rows: list[dict[str, Any]] = []
         self._done: list[Sums] = []
+        self._tracer = self._build_tracer()
+
+    def _build_tracer(self) -> StepTracer | None:
+        steps = self._trainer.config.device.traced_steps
+        if steps is None:
+            return None
+        board = self.folder / "tensorboard"
+        log(f"traces steps {steps[0]} to {steps[1]}: tensorboard --logdir={board}")
+        return StepTracer(board / "train", first=steps[0], last=steps[1])
 
     def begin(self) -> None:
         """Goes on from the newest checkpoint, or begins anew."""
@@ -194,6 +204,15 @@ class _Run:
         faults.hit("checked")
         if self._stop.wanted:
             raise self._stopped()
+
+    def around(
+        self, number: int, finish: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Traces the step where it is one of those."""
+        if self._tracer is None:
+            return contextlib.nullcontext()
+        before = sum(row["steps"] for row in self.rows)
+        return self._tracer.step(before + number, finish=finish)
 
     def is_due(self, steps: int) -> bool:
         """Whether to save after so many steps of the epoch."""
@@ -274,6 +293,12 @@ class _Validating:
     def look(self, done: Sequence[Sums]) -> None:
         """Saves what was trained."""
         self._run.look(self._run._done)
+
+    def around(
+        self, number: int, finish: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Validation is not traced."""
+        return contextlib.nullcontext()
 
 
 def _settings_of(trainer: Trainer, weights: WeightsSource) -> dict[str, Any]:

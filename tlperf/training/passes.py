@@ -4,10 +4,11 @@ result = run_pass(train_step, batches, compute=compute, title="xception epoch 1/
 result.loss, result.timed_steps / result.timed_secs
 """
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -37,7 +38,7 @@ class Waits:
     clock: Callable[[], float] = time.perf_counter
     secs: float = 0.0
 
-    def over(self, items: Iterable[Item]) -> Iterator[Item]:
+    def over(self, items: Iterable[Item]) -> Generator[Item]:
         """Yields the items; the wait for the end is not counted."""
         iterator = iter(items)
         while True:
@@ -106,6 +107,12 @@ class Watch(Protocol):
     def look(self, done: Sequence[Sums]) -> None:
         """Called then, with what these steps gave; the device has done them all."""
 
+    def around(
+        self, number: int, finish: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Around the fetch and the step of this number, from 1; `finish` waits for the
+        device."""
+
 
 class _Nobody:
     def is_due(self, steps: int) -> bool:
@@ -113,6 +120,11 @@ class _Nobody:
 
     def look(self, done: Sequence[Sums]) -> None:
         raise AssertionError("never due")
+
+    def around(
+        self, number: int, finish: Callable[[], None]
+    ) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
 
 def run_pass(
@@ -142,13 +154,19 @@ def run_pass(
         NotFinite: a loss is no number.
         TlperfError: 65 where no image could be used.
     """
-    run = _Progress(batches, done=[*before], watch=watch or _Nobody())
-    with progress_bar(total=len(batches.plan.index), unit="img", title=title) as bar:
-        for batch in run.waits.over(batches.distribute(compute)):
-            run.add(step(batch))
-            bar.update(batches.plan.batch_size)
+    plan, watch = batches.plan, watch or _Nobody()
+    run = _Progress(batches, done=[*before], watch=watch)
+    batch_of = run.waits.over(batches.distribute(compute))
+    with (
+        contextlib.closing(batch_of),
+        progress_bar(total=len(plan.index), unit="img", title=title) as bar,
+    ):
+        for number in range(1, plan.steps + 1):
+            with watch.around(len(before) + number, run.read_all):
+                run.add(step(next(batch_of)))
+            bar.update(plan.batch_size)
         run.read_all()
-    done, plan = run.done, batches.plan
+    done = run.done
     first_secs, first_wait_secs, waits = run.first_secs, run.first_wait_secs, run.waits
     secs, steps = time.perf_counter() - run.start, len(done) - len(before)
     loss, correct, count = (math.fsum(column) for column in zip(*done, strict=True))

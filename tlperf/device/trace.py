@@ -1,0 +1,47 @@
+"""Profiler traces whose steps XProf recognises.
+
+    tracer = StepTracer(folder, first=10, last=15)
+    for number in steps:
+        with tracer.step(number): ...              # fetch and step
+
+`tensorboard --logdir=FOLDER` shows them (extra `profile`): a trace has steps only where
+an event around each bears its number and is marked as a root (`_r=1`), which Keras'
+`fit` writes around the step without the fetch.
+"""
+
+import contextlib
+import pathlib
+from collections.abc import Callable, Iterator
+
+import tensorflow as tf
+
+
+class StepTracer:
+    """Traces the steps from `first` to `last`.
+
+    Args:
+        folder: TensorBoard's, where `plugins/profile` is made.
+        first, last: numbers of steps, both in the trace.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, first: int, last: int):
+        self._folder, self._first, self._last = folder, first, last
+
+    @contextlib.contextmanager
+    def step(self, number: int, *, finish: Callable[[], None]) -> Iterator[None]:
+        """Around the fetch and the step of this number.
+
+        Args:
+            number: of the step.
+            finish: waits for the devices, before a trace is written.
+        """
+        if not self._first <= number <= self._last:
+            yield
+            return
+        if number == self._first:
+            tf.profiler.experimental.start(str(self._folder))
+        with tf.profiler.experimental.Trace("train", step_num=number, _r=1):
+            yield
+        if number == self._last:
+            finish()
+            tf.profiler.experimental.stop()
