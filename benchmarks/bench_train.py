@@ -212,7 +212,7 @@ def test_train_beside_keras_fit(
     ROWS.setdefault(freeze, {})[spec.name] = row
     benchmark.extra_info.update(row, device=compute.facts())
     write_table()
-    ours.trainer.pipeline.close()
+    ours.trainer.close()
     benchmark.pedantic(ours.epoch, rounds=1)
 
 

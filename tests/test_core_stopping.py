@@ -21,9 +21,11 @@ def test_the_first_signal_is_noted_and_handlers_are_put_back(kind):
     assert signal.getsignal(kind) is before
 
 
-def test_the_second_signal_acts_as_it_always_did():
+def test_a_second_interrupt_acts_as_it_always_did():
     with stop_signals() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)  # by the parent, and by the system
+        os.kill(os.getpid(), signal.SIGHUP)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert stop.wanted == "SIGTERM"

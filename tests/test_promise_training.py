@@ -204,7 +204,9 @@ def test_signals_at_any_time(stored, whole, epochs, tmp_path, figures, record_pr
                 time.sleep(0.01)
             time.sleep(secs)
             process.send_signal(kind)
+            start = time.monotonic()
             _, text = process.communicate(timeout=60)
+            assert time.monotonic() - start < 10
         assert process.returncode in (0, ExitCode.RETRY), text
         resumed = train(stored, workdir, resume=True, **how)
         assert resumed.returncode == 0, resumed.stderr
@@ -217,6 +219,7 @@ def test_signals_at_any_time(stored, whole, epochs, tmp_path, figures, record_pr
         for number in range(count)
     ]
     saved = sum(at_once(stop, cases))
+    assert saved or count == 1
     record_property("figures", f"{count} signals, {saved} of them before the end")
 
 
@@ -314,6 +317,53 @@ def test_what_ends_a_save_ends_no_training(stored, whole, epochs, tmp_path, figu
         assert not [*(workdir / "tiny" / "checkpoints").glob(".partial-*")]
 
     at_once(end, SAVES[: figures.pick(2, None)])
+
+
+@pytest.mark.T3
+def test_a_checkpoint_put_aside_is_found(tmp_path):
+    """Killed between two renames of one moment that is saved twice."""
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(checkpoint(1))
+    former = tmp_path / f".partial-7-{checkpoint(1).name}-former"
+    (tmp_path / checkpoint(1).name).rename(former)
+    (tmp_path / ".partial-7-weights-00001.h5").write_bytes(b"cut")
+    (tmp_path / f".partial-7-{checkpoint(2).name}").mkdir()
+    checkpoints.tidy()
+    found = checkpoints.load()
+    assert found is not None
+    equal(found, checkpoint(1))
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint(1).name]
+
+
+@pytest.mark.T3
+def test_damaged_best_weights_are_a_damaged_checkpoint(stored, tmp_path):
+    assert train(stored, tmp_path, epochs=2).returncode == 0
+    for path in (tmp_path / "tiny" / "checkpoints").glob("weights-*.h5"):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    done = train(stored, tmp_path, epochs=3, resume=True)
+    assert done.returncode == ExitCode.INTEGRITY
+    assert "is not what it says" in done.stderr
+    assert "damaged_checkpoints" in done.stderr
+
+
+def test_one_process_trains_a_backbone(stored, tmp_path):
+    with files.directory_lock(tmp_path / "tiny"):
+        done = train(stored, tmp_path, epochs=1)
+    assert done.returncode == ExitCode.RETRY
+    assert "another process writes here" in done.stderr
+
+
+def test_fewer_epochs_than_are_done_are_refused(stored, tmp_path):
+    assert train(stored, tmp_path, epochs=2, features="auto").returncode == 0
+    done = train(stored, tmp_path, epochs=1, resume=True)
+    assert done.returncode == ExitCode.CONFIG
+    assert "fewer_epochs" in done.stderr
+    # Features were used: they are again, whatever is asked for now.
+    more = train(stored, tmp_path, epochs=3, resume=True, features="off")
+    assert more.returncode == 0
+    assert "frozen part of 0 images" in more.stderr
 
 
 def test_other_settings_do_not_go_on(stored, tmp_path):

@@ -339,7 +339,7 @@ def test_balanced_classes_weigh_the_same_in_all(two_cpus, photos_dir, tmp_path):
         trainer = build_trainer(
             TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM
         )
-        trainer.pipeline.close()
+        trainer.close()
         counts = dataset.manifest.splits["train"]
         weights = trainer._class_weights()
         assert weights is not None

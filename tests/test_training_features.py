@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from typing import Any
 
 import keras
@@ -21,6 +22,7 @@ from tlperf.core.choices import (
     Exif,
     FeatureCache,
     FeatureDtype,
+    OnBadRecord,
     Preprocess,
 )
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
@@ -35,6 +37,7 @@ from tlperf.core.settings import (
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.model.weights import WeightsSource
+from tlperf.pipeline.load import Loader
 from tlperf.training.feature_cache import find_room, make_room, plan_features
 from tlperf.training.features import FeatureSplit, Layout
 from tlperf.training.loop import train_backbone
@@ -194,7 +197,7 @@ def test_the_least_recently_used_make_room(tmp_path):
     assert make_room(tmp_path, 150, room=350, keep="old") == []
     assert make_room(tmp_path, 150, room=350, keep="x") == ["old"]
     with files.directory_lock(tmp_path / "middle"):  # another process fills it
-        assert make_room(tmp_path, 250, room=350, keep="x") == ["new"]
+        assert make_room(tmp_path, 350, room=350, keep="x") == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["middle"]
     assert find_room(tmp_path, 70) == 70
     assert find_room(tmp_path, 0) > 100
@@ -208,7 +211,11 @@ def build(photos, compute, workdir, **values):
         compute=compute,
         weights=RANDOM,
     )
-    trainer.open_features()
+    try:
+        trainer.open_features()
+    except TlperfError:
+        trainer.close()
+        raise
     return trainer
 
 
@@ -234,7 +241,7 @@ def test_features_are_what_the_frozen_part_makes(two_cpus, photos, tmp_path):
         ):
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
     assert cached.features.computed == 32
-    cached.pipeline.close()
+    cached.close()
 
 
 def losses(training):
@@ -330,7 +337,7 @@ def test_an_entry_is_of_all_that_its_numbers_depend_on(
     for values in (unchanged, change):
         trainer = build(photos, two_cpus, tmp_path, **values)
         names.append(trainer.features.store.folder.name)
-        trainer.pipeline.close()
+        trainer.close()
     assert (names[0] != names[1]) == is_other
     assert trainer.features.computed == ((32 if is_other else 0) if not
         change.get("features", {}).get("feature_views") else 2 * 24 + 8)  # fmt: skip
@@ -339,7 +346,7 @@ def test_an_entry_is_of_all_that_its_numbers_depend_on(
 def test_a_damaged_row_is_computed_anew(two_cpus, photos, tmp_path):
     first = build(photos, two_cpus, tmp_path)
     path = first.features.store.folder / "train.0"
-    first.pipeline.close()
+    first.close()
     sound = path.read_bytes()
     with open(path, "r+b") as stream:
         stream.seek(len(sound) // 2)
@@ -352,7 +359,7 @@ def test_a_damaged_row_is_computed_anew(two_cpus, photos, tmp_path):
         rtol=1e-5,
         atol=1e-6,
     )
-    again.pipeline.close()
+    again.close()
 
 
 def test_views_take_turns(two_cpus, photos, tmp_path):
@@ -374,7 +381,7 @@ def test_views_take_turns(two_cpus, photos, tmp_path):
     differing = (seen[0] != seen[1]).any(axis=(1, 2, 3))
     assert 4 < differing.sum() < 20  # one of two views is mirrored for about half
     assert store.views == 2
-    trainer.pipeline.close()
+    trainer.close()
 
 
 def test_half_of_the_room_and_little_lost(two_cpus, photos, tmp_path):
@@ -389,5 +396,82 @@ def test_half_of_the_room_and_little_lost(two_cpus, photos, tmp_path):
             np.testing.assert_allclose(
                 found.numpy().astype(np.float32), wanted, rtol=6e-4, atol=1e-6
             )
-    exact.pipeline.close()
-    half.pipeline.close()
+    exact.close()
+    half.close()
+
+
+def test_batches_that_come_in_any_order_keep_their_rows(
+    two_cpus, photos, tmp_path, monkeypatch
+):
+    """The last batch is padded, and a slow one comes after it."""
+    plain = build(photos, two_cpus, tmp_path / "a", inputs={"batch_size": 10})
+    load = Loader.__call__
+
+    def slow(loader, index, weight):
+        time.sleep(0.3 * (10 in index))
+        return load(loader, index, weight)
+
+    monkeypatch.setattr(Loader, "__call__", slow)
+    inputs = {"batch_size": 10, "deterministic": False}
+    free = build(photos, two_cpus, tmp_path / "b", inputs=inputs)
+    for name, split in free.features.store.splits.items():
+        assert split.missing().size == 0
+        rows = np.arange(24 if name == "train" else 8)
+        wanted = plain.features.store.splits[name].read(rows)
+        for found, expected in zip(
+            keras.tree.flatten(split.read(rows)),
+            keras.tree.flatten(wanted),
+            strict=True,
+        ):
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    free.close()
+    plain.close()
+
+
+def test_a_skipped_record_is_told_by_each_run_or_ends_it(two_cpus, tmp_path):
+    """It is in no feature: kept, it would be left out whatever --on_bad_record says."""
+    root = make_folder(tmp_path / "pets", {"cats": 20, "dogs": 20})
+    write_dataset(DataConfig(source=str(root), workers=1), tmp_path / "data")
+    (shard,) = (tmp_path / "data").glob("*-train.tfrecord-00000-of-00001")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with open_dataset(tmp_path / "data") as dataset:
+        for _ in range(2):
+            skipping = {"on_bad_record": OnBadRecord.SKIP}
+            result = train(dataset, two_cpus, tmp_path, inputs=skipping).result
+            assert [row["skipped"] for row in result["epochs"]] == [1, 1, 1]
+            assert len(result["skipped"]) == 1
+            told = "; ".join(result["warnings"])
+            assert "1 records were skipped" in told
+        with pytest.raises(TlperfError) as caught:
+            train(dataset, two_cpus, tmp_path)
+    assert caught.value.reason == "damaged_record"
+
+
+def test_an_entry_in_use_is_shared_and_stays(two_cpus, photos, tmp_path):
+    first = build(photos, two_cpus, tmp_path)
+    entry = first.features.store.folder
+    second = build(photos, two_cpus, tmp_path)  # nothing is missing: both read it
+    assert second.features.computed == 0
+    assert make_room(entry.parent, 1 << 40, room=0, keep="x") == []
+    # A row that is damaged now is for whoever has the entry alone to make.
+    with open(entry / "train.0", "r+b") as stream:
+        stream.write(b"\xff" * 64)
+    with pytest.raises(TlperfError, match="another process fills") as caught:
+        build(photos, two_cpus, tmp_path)
+    assert (caught.value.code, caught.value.reason) == (75, "features_locked")
+    first.close()
+    second.close()
+    third = build(photos, two_cpus, tmp_path)
+    assert third.features.computed == 1
+    third.close()
+    assert make_room(entry.parent, 1 << 40, room=0, keep="x") == [entry.name]
+    assert not entry.exists()
+
+
+def test_without_a_cache_its_folder_is_not_touched(two_cpus, photos, tmp_path):
+    off = {"feature_cache": FeatureCache.OFF, "feature_dir": "/proc/none"}
+    trainer = build(photos, two_cpus, tmp_path, features=off)
+    assert trainer.features.store is None
+    trainer.close()

@@ -5,7 +5,8 @@
             ...
             if stop.wanted: save()
 
-The second signal ends the process as it always did.
+A second SIGINT ends the process as it always did; other signals are sent twice where a
+whole group is told, and say nothing new.
 """
 
 import contextlib
@@ -45,10 +46,10 @@ def stop_signals(
         return
 
     def note(number: int, frame: Any) -> None:
-        if stop.wanted:
+        if stop.wanted and number == signal.SIGINT:
             restore()
             signal.raise_signal(number)
-        stop.wanted = signal.Signals(number).name
+        stop.wanted = stop.wanted or signal.Signals(number).name
         on_signal(number)
 
     # One that is ignored, by nohup or a shell, stays so.

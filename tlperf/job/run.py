@@ -66,10 +66,10 @@ def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
         write_settings(config)
     if stage != "latency":
         open_dataset(config.data_path).close()
-    before = len(read_results(config.workdir))
-    outcome = run_sweep(config, stages=(stage,))
-    outcome.raise_failure()
-    rows = read_results(config.workdir)[before:]
+    run_sweep(config, stages=(stage,)).raise_failure()
+    wanted = {spec.name for spec in parse_backbones(config.backbones)}
+    rows = read_results(config.workdir)
+    rows = [row for row in rows if row["backbone"] in wanted]
     return {"runs": collect_runs(rows, stage)}
 
 

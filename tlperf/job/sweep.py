@@ -19,7 +19,7 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import log
 from tlperf.core.results import latest, read_results
 from tlperf.core.settings import RunConfig
-from tlperf.core.stopping import stop_signals
+from tlperf.core.stopping import Stop, stop_signals
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
 
 # The stages of a whole run, in order (see `tlperf.job.stages`).
@@ -75,7 +75,9 @@ def run_sweep(config: RunConfig, *, stages: Sequence[str]) -> SweepOutcome:
         for spec in parse_backbones(config.backbones):
             wanted = pending_stages(config, spec, stages)
             log(f"{spec.name}: {', '.join(wanted) or 'all is there already'}")
-            code = child.run(settings_path, spec, wanted) if wanted else ExitCode.OK
+            code = int(ExitCode.OK)
+            if wanted and not stop.wanted:
+                code = child.run(settings_path, spec, wanted, stop=stop)
             if stop.wanted:
                 raise TlperfError(
                     ExitCode.RETRY,
@@ -100,10 +102,13 @@ def pending_stages(
         return list(stages)
     rows = read_results(config.workdir)
     now = _comparable(config.to_dict())
+    trained = latest(rows, "train").get(spec.name)
     for number, stage in enumerate(stages):
         row = latest(rows, stage).get(spec.name)
         if row is None or _comparable(row["settings"]) != now:
             return list(stages[number:])
+        if trained is not None and rows.index(row) < rows.index(trained):
+            return list(stages[number:])  # of the weights before
     return []
 
 
@@ -126,7 +131,12 @@ class _Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(
-        self, settings_path: pathlib.Path, spec: BackboneSpec, stages: Sequence[str]
+        self,
+        settings_path: pathlib.Path,
+        spec: BackboneSpec,
+        stages: Sequence[str],
+        *,
+        stop: Stop,
     ) -> int:
         """Runs stages to their end; the exit code."""
         command = [sys.executable, "-m", "tlperf.job.child"]
@@ -135,6 +145,8 @@ class _Child:
         with subprocess.Popen(
             command, stdout=sys.stderr, env=child_environment(), process_group=0
         ) as self._process:
+            if stop.wanted:  # the signal came while it was started
+                self.stop()
             try:
                 code = self._process.wait()
             except BaseException:

@@ -178,15 +178,15 @@ def _build_update(
 ) -> Callable[[list[tf.Tensor]], None]:
     """What moves the variables along their gradients.
 
-    On one CPU this alone is compiled by XLA, which makes one pass over memory of the
-    optimiser's dozen: 11 to 37 ms a step less for the six backbones on two cores, of
-    145 to 432 (`benchmarks/bench_train.py`).
+    On one CPU `--xla=auto` compiles this alone by XLA, which makes one pass over memory
+    of the optimiser's dozen: 6 to 56 ms a step less for the six backbones on two cores,
+    of 145 to 432.
     """
 
     def update(gradients: list[tf.Tensor]) -> None:
         optimizer.apply(gradients, variables)
 
-    if compute.kind == "CPU" and compute.replicas == 1 and not compute.jit_compile:
+    if compute.jit_update:
         compiled: Callable[[list[tf.Tensor]], None] = tf.function(
             update, jit_compile=True, autograph=False
         )

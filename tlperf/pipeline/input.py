@@ -145,7 +145,7 @@ class InputPipeline:
             memory_bytes=plan_memory(dataset, config, image_size=image_size),
         )
         self._loaders: dict[str, Loader] = {}
-        self._recipes: dict[tuple[str, int], Recipe] = {}
+        self._recipes: dict[tuple[str, int, bool], Recipe] = {}
         self._service_counts: list[ServiceCounts] = []
         self.ends: weakref.WeakSet[Generator[Batch]] = weakref.WeakSet()
         self._close = weakref.finalize(
@@ -214,30 +214,40 @@ class InputPipeline:
         check_service_settings(self._config, file_format=self._dataset.manifest.format)
         return WorkerRecipe.of(self._dataset, "train", decoder=self._decoder)
 
-    def planned(self, split: str, plan: BatchPlan) -> Batches:
-        """The batches of a plan, made here; its batch size is the configured one."""
+    def planned(
+        self, split: str, plan: BatchPlan, *, in_order: bool = False
+    ) -> Batches:
+        """The batches of a plan, made here; its batch size is the configured one.
+
+        Args:
+            split: whose images.
+            plan: of the pass.
+            in_order: whatever `deterministic` says.
+        """
         steps = (plan.steps, plan.batch_size)
-        dataset = self._recipe(split)(
+        dataset = self._recipe(split, in_order=in_order)(
             plan.index.reshape(steps),
             plan.weight.reshape(steps),
             plan.draw.reshape(*steps, DRAWS),
         )
         return Batches(dataset, plan, self._loader(split), self)
 
-    def _recipe(self, split: str) -> Recipe:
+    def _recipe(self, split: str, *, in_order: bool) -> Recipe:
         loader = self._loader(split)
         # Copying is memory's work: two at once would take turns at Python's lock.
         at_once = 1 if loader.is_copying() else _BATCHES_AT_ONCE
         # What the service leaves out is put in the plan's order, so it comes in order.
-        is_ordered = self._config.deterministic or bool(self._config.data_service)
-        if (split, at_once) not in self._recipes:
-            self._recipes[split, at_once] = build_recipe(
+        is_ordered = in_order or self._config.deterministic
+        is_ordered = is_ordered or bool(self._config.data_service)
+        key = (split, at_once, is_ordered)
+        if key not in self._recipes:
+            self._recipes[key] = build_recipe(
                 functools.partial(load_batch, loader, self._image_size),
                 batch_size=self._config.batch_size,
                 at_once=at_once,
                 options=input_options(deterministic=is_ordered),
             )
-        return self._recipes[split, at_once]
+        return self._recipes[key]
 
     def _loader(self, split: str) -> Loader:
         if split not in self._loaders:

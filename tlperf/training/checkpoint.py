@@ -16,6 +16,7 @@ import os
 import pathlib
 import re
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from tlperf.core.progress import log
 
 KEPT = 2
 _NAME = re.compile(r"epoch-(\d{5})-step-(\d{8})")
+_FORMER = re.compile(r"\.partial-\d+-(epoch-\d{5}-step-\d{8})-former")
 _ARRAYS, _STATE, _COMPLETE = "arrays.bin", "state.json", "COMPLETE"
 
 
@@ -81,9 +83,13 @@ class Checkpoints:
             try:
                 _write(partial, checkpoint)
                 faults.hit("checkpoint.written")
-                if target.exists():  # the same moment, come to once more
-                    shutil.rmtree(target)
+                # The same moment, come to once more: there is always one under its name
+                # but for an instant, in which the other has a partial one's.
+                former = partial.with_name(f"{partial.name}-former")
+                if target.exists():
+                    target.rename(former)
                 partial.rename(target)
+                shutil.rmtree(former, ignore_errors=True)
                 faults.hit("checkpoint.renamed")
                 files.fsync_directory(self.folder)
             except BaseException:
@@ -92,8 +98,14 @@ class Checkpoints:
         for name in self.names()[:-KEPT]:
             shutil.rmtree(self.folder / name)
 
-    def load(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole; None where there is none at all.
+    def load(
+        self, is_whole: Callable[[Checkpoint], None] = lambda found: None
+    ) -> Checkpoint | None:
+        """The newest checkpoint that is whole, damaged ones after it removed; None
+        where there is none at all.
+
+        Args:
+            is_whole: raises ValueError or OSError where what belongs to it is damaged.
 
         Raises:
             TlperfError: 76 where there are some, and each is damaged.
@@ -101,9 +113,14 @@ class Checkpoints:
         names = self.names()[::-1]
         for name in names:
             try:
-                return _read(self.folder / name)
+                found = _read(self.folder / name)
+                is_whole(found)
             except (OSError, ValueError, KeyError) as error:
                 log(f"warning: checkpoint {self.folder / name} is damaged ({error})")
+            else:
+                for damaged in names[: names.index(name)]:
+                    shutil.rmtree(self.folder / damaged)
+                return found
         if not names:
             return None
         raise TlperfError(
@@ -119,9 +136,16 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def tidy(self) -> None:
-        """Removes what a killed run left unfinished."""
+        """Removes what a killed run left unfinished; a checkpoint that was being put
+        aside gets its name back."""
         for path in self.folder.glob(".partial-*"):
-            shutil.rmtree(path, ignore_errors=True)
+            former = _FORMER.fullmatch(path.name)
+            if former and not (self.folder / former[1]).exists():
+                path.rename(self.folder / former[1])
+            elif path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _write(folder: pathlib.Path, checkpoint: Checkpoint) -> None:

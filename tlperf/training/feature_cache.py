@@ -1,18 +1,20 @@
 """Whether the frozen part is computed once, where its features go, and batches of them.
 
-    room = Room(disk_bytes=free, entry=None)
-    plan = plan_features(config, has_frozen=True, layouts=layouts, room=room)
-    with open_cache(config.features_path, facts, layouts) as cache:
-        cache.fill(pipeline, extract)                  # what is not there yet
-        for batch in cache.training(plan).distribute(compute): ...
+    plan = plan_features(config, has_frozen=True, nbytes=..., is_there=..., room=...)
+    with FeatureStore.open(config.features_path, facts, layouts, views=1) as store:
+        store.fill(pipeline, extract, ...)             # what is not there yet
+        for batch in store.training(plan, epoch=0).distribute(compute): ...
 
 An entry is a folder whose name is a hash of all that its numbers depend on: the frozen
 weights, the boundary, image size, preprocessing, decoding, the data and the views. So
-runs with another learning rate, head or number of epochs use it again.
+runs with another learning rate, head or number of epochs use it again, several at a
+time: who makes or fills an entry holds its lock alone, who reads it shares the lock,
+and what is locked is not removed.
 """
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import pathlib
 import shutil
@@ -117,7 +119,8 @@ def plan_features(
 
 def find_room(folder: pathlib.Path, budget: int) -> int:
     """Bytes that features may take in `folder`, older ones let go."""
-    folder.mkdir(parents=True, exist_ok=True)
+    with files.io_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     ours = sum(_entry_bytes(entry) for entry in _entries(folder))
     free = shutil.disk_usage(folder).free
     return min(budget or (free + ours) // 2, free + ours)
@@ -131,28 +134,81 @@ def entry_name(facts: Mapping[str, Any]) -> str:
 
 def _entries(folder: pathlib.Path) -> list[pathlib.Path]:
     """The least recently used first."""
-    found = [path.parent for path in folder.glob(f"*/{_FACTS}")]
-    return sorted(found, key=lambda entry: (entry / _FACTS).stat().st_mtime)
+    used: dict[pathlib.Path, float] = {}
+    for path in folder.glob(f"*/{_FACTS}"):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it
+            used[path.parent] = path.stat().st_mtime
+    return sorted(used, key=used.__getitem__)
 
 
 def _entry_bytes(entry: pathlib.Path) -> int:
-    return sum(path.stat().st_size for path in entry.iterdir())
+    size = 0
+    with contextlib.suppress(FileNotFoundError):
+        for path in entry.iterdir():
+            size += path.stat().st_size
+    return size
 
 
 def make_room(folder: pathlib.Path, needed: int, *, room: int, keep: str) -> list[str]:
     """Removes the least recently used entries until `needed` bytes fit into `room`;
-    gives their names. Those that another process is filling stay."""
+    gives their names. Those that another process fills or reads stay."""
     entries = [entry for entry in _entries(folder) if entry.name != keep]
     used, removed = sum(map(_entry_bytes, entries)), []
     for entry in entries:
         if used + needed <= room:
             break
-        with contextlib.suppress(TlperfError), files.directory_lock(entry):
-            used -= _entry_bytes(entry)
-            (entry / _FACTS).unlink()  # first: now it is no entry
+        lock = _Lock.take(entry, alone=True) if entry.is_dir() else None
+        if lock is None:
+            continue
+        used -= _entry_bytes(entry)
+        with files.io_errors(entry):
             shutil.rmtree(entry)
-            removed.append(entry.name)
+        lock.let_go()
+        removed.append(entry.name)
     return removed
+
+
+class _Lock:
+    """Of an entry, alone or shared (flock); it dies with its owner."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    @classmethod
+    def take(cls, entry: pathlib.Path, *, alone: bool) -> "_Lock | None":
+        """The lock of the entry that is there now; None where another has it."""
+        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+        while True:
+            with files.io_errors(entry):
+                entry.mkdir(parents=True, exist_ok=True)
+                path = entry / files.LOCK
+                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                return None
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    return cls(descriptor)
+            os.close(descriptor)  # it was removed meanwhile
+
+    def is_alone(self) -> bool:
+        """Whether it is this process' alone, or is now."""
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+            return False
+        return True
+
+    def share(self) -> None:
+        """From now on others may read."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def let_go(self) -> None:
+        """Ends it."""
+        os.close(self._descriptor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +252,16 @@ class FeatureBatches:
 Extract = Callable[[Batch], list[np.ndarray]]
 
 
+def _is_filled(entry: pathlib.Path) -> TlperfError:
+    return TlperfError(
+        ExitCode.RETRY,
+        "features_locked",
+        path=entry,
+        found="another process fills these features",
+        remedy="wait for it and run again, or use --feature_cache=off",
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class FeatureStore:
     """The features of one entry.
@@ -205,12 +271,14 @@ class FeatureStore:
         splits: train and validation.
         counts: images of each.
         views: of each training image.
+        lock: of the entry, until the store is closed.
     """
 
     folder: pathlib.Path
     splits: dict[str, FeatureSplit]
     counts: dict[str, int]
     views: int
+    lock: _Lock
 
     @classmethod
     def open(
@@ -228,16 +296,23 @@ class FeatureStore:
                 makes or fills it.
         """
         entry = folder / entry_name(facts)
-        with files.directory_lock(entry):  # files are made by one process
-            splits = {name: FeatureSplit(entry, name, layouts[name]) for name in SPLITS}
-            if not (entry / _FACTS).exists():
-                files.write_json(entry / _FACTS, dict(facts))
-            os.utime(entry / _FACTS)  # it is used now
+        lock = _Lock.take(entry, alone=True) or _Lock.take(entry, alone=False)
+        if lock is None:
+            raise _is_filled(entry)
+        # Files are made by whoever holds it alone: those that read it find them made.
+        splits = {name: FeatureSplit(entry, name, layouts[name]) for name in SPLITS}
+        if not (entry / _FACTS).exists():
+            files.write_json(entry / _FACTS, dict(facts))
+        os.utime(entry / _FACTS)  # it is used now
         counts = {
             "train": layouts["train"].rows // views,
             "validation": layouts["validation"].rows,
         }
-        return cls(entry, splits, counts, views)
+        return cls(entry, splits, counts, views, lock)
+
+    def close(self) -> None:
+        """Lets others fill or remove it."""
+        self.lock.let_go()
 
     def fill(
         self,
@@ -263,24 +338,24 @@ class FeatureStore:
         Raises:
             TlperfError: 75 where another process fills the same entry.
         """
-        with files.directory_lock(self.folder):
-            missing = {name: split.missing() for name, split in self.splits.items()}
-            total = sum(map(len, missing.values()))
-            if not total:
-                return 0
-            with progress_bar(total=total, unit="img", title=title) as bar:
-                for name, rows in missing.items():
-                    for view in range(self.views if name == "train" else 1):
-                        first = view * self.counts[name]
-                        own = rows[(rows >= first) & (rows < first + self.counts[name])]
-                        plan = plan_view(
-                            own - first, batch_size=batch_size, seed=seed, view=view
-                        )
-                        batches = pipeline.planned(name, plan)
-                        for images in self._fill(name, first, extract[name], batches):
-                            bar.update(images)
-                            check_stop()
-            return total
+        missing = {name: split.missing() for name, split in self.splits.items()}
+        total = sum(map(len, missing.values()))
+        if total and not self.lock.is_alone():
+            raise _is_filled(self.folder)
+        with progress_bar(total=total, unit="img", title=title) as bar:
+            for name, rows in missing.items():
+                for view in range(self.views if name == "train" else 1):
+                    first = view * self.counts[name]
+                    own = rows[(rows >= first) & (rows < first + self.counts[name])]
+                    plan = plan_view(
+                        own - first, batch_size=batch_size, seed=seed, view=view
+                    )
+                    batches = pipeline.planned(name, plan, in_order=True)
+                    for images in self._fill(name, first, extract[name], batches):
+                        bar.update(images)
+                        check_stop()
+        self.lock.share()
+        return total
 
     def _fill(
         self, name: str, first: int, extract: Extract, batches: Batches
@@ -291,18 +366,21 @@ class FeatureStore:
         weights = plan.weight.reshape(plan.steps, plan.batch_size)
         try:
             for (batch, features), planned in zip(made, weights, strict=True):
-                counts = planned > 0  # the rest is padding
+                # The rest is padding, or was skipped: that is read again by each run,
+                # which then tells of it or fails.
+                kept = batch.weight.numpy()
+                counts = (planned > 0) & (kept > 0)
                 split.write(
                     first + batch.index.numpy()[counts],
                     [x[counts] for x in features],
                     label=batch.label.numpy()[counts],
-                    weight=batch.weight.numpy()[counts],
+                    weight=kept[counts],
                 )
                 unsafe += sum(x.nbytes for x in features)
                 if unsafe > _FLUSH_BYTES:
                     split.flush()
                     unsafe = 0
-                yield int(counts.sum())
+                yield int((planned > 0).sum())
         finally:
             split.flush()
 

@@ -122,7 +122,7 @@ class FeatureSplit:
             rows: int64 [B].
             features: of each tensor, [B, ...].
             label: int32 [B].
-            weight: float32 [B]; 0 where the image was skipped.
+            weight: float32 [B].
         """
         for tensor, values in zip(self._tensors, features, strict=True):
             tensor[rows] = values

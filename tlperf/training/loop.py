@@ -13,22 +13,19 @@ SIGTERM or SIGINT.
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import keras
-
 from tlperf.core import faults, files
-from tlperf.core.choices import Schedule
+from tlperf.core.choices import FeatureCache, Schedule
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import log
 from tlperf.core.settings import RunConfig
 from tlperf.core.stopping import Stop, stop_signals
-from tlperf.core.units import format_secs
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.device.trace import StepTracer
@@ -38,17 +35,18 @@ from tlperf.model.weights import WEIGHTS_NAME, WeightsSource, save_keras_weights
 from tlperf.pipeline.service import format_missed
 from tlperf.reference.backbones import BackboneSpec
 from tlperf.training.checkpoint import Checkpoint, Checkpoints
-from tlperf.training.optimizer import optimizer_settings
-from tlperf.training.passes import NotFinite, PassResult, Sums
+from tlperf.training.passes import NotFinite, Sums
+from tlperf.training.result import best, epoch_row, epoch_text, train_result
 from tlperf.training.telemetry import Telemetry
 from tlperf.training.trainer import Trainer, build_trainer
 
-# Above this share of an epoch spent waiting for input, the result says so.
-_INPUT_WAIT_WARNING = 0.10
-# Skipped records, and images of a batch, that a line names.
+# Images of a batch that a line names.
 _NAMED = 20
-# Settings of a training that may differ when it goes on.
-_MAY_DIFFER = {"epochs", "resume", "save_every", "early_stopping"}
+# Settings that may differ when a training goes on: no number depends on them.
+_MAY_DIFFER = {
+    "input": {"ram_budget", "cache", "data_service"},
+    "training": {"epochs", "resume", "save_every", "early_stopping"},
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,28 +74,27 @@ def train_backbone(
 
     Raises:
         TlperfError: 65 where the loss is no longer finite, 75 after a signal, when
-            all is saved, 78 where it is to go on with other settings, and what
-            `build_trainer` raises.
+            all is saved, and where another process trains it, 78 where it is to go on
+            with other settings, and what `build_trainer` raises.
     """
     start = time.perf_counter()
     trainer = build_trainer(
         spec, config, dataset=dataset, compute=compute, weights=weights
     )
-    with trainer.pipeline, stop_signals() as stop:
+    with (
+        files.directory_lock(config.backbone_path(spec.name)),
+        contextlib.closing(trainer),
+        stop_signals() as stop,
+    ):
         run = _Run(trainer, weights=weights, stop=stop)
         run.begin()
         build_secs = time.perf_counter() - start
-        trainer.open_features(check_stop=run.check_stop)
-        with Telemetry(run.folder) as telemetry:
-            for row in run.rows:  # of the run before
-                telemetry.write_epoch(row)
-            while not run.is_over():
-                telemetry.write_epoch(run.do_epoch())
+        run.go_on()
+        run.publish_best()
+        result = train_result(trainer, run.rows, weights=weights, build_secs=build_secs)
     if service := trainer.pipeline.service_totals():
         told = f"{service['guarantee']}; {format_missed(service)}"
         log(f"{spec.name}: data service: {told}")
-    run.publish_best()
-    result = _train_result(trainer, run.rows, weights=weights, build_secs=build_secs)
     return Training(result, Network(trainer.classifier.whole, trainer.predict))
 
 
@@ -118,6 +115,10 @@ class _Run:
         self.epoch = 0
         self.rows: list[dict[str, Any]] = []
         self._done: list[Sums] = []
+        # Seconds of the epoch before this process, and when its part began.
+        self._secs_before, self._start = 0.0, 0.0
+        self._weights: dict[str, str] = {}  # sha256 by file
+        self._mode: FeatureCache | None = None
         self._tracer = self._build_tracer()
 
     def _build_tracer(self) -> StepTracer | None:
@@ -144,27 +145,63 @@ class _Run:
             self._checkpoints.clear()
             return
         self._checkpoints.tidy()
-        found = self._checkpoints.load()
+        found = self._checkpoints.load(self._check_weights)
         if found is None:
             log(f"{name}: nothing to go on from")
             return
         _check_same(self._settings, found.state["settings"])
+        self._check_epochs(found.epoch)
         trainer.assign(found.arrays)
-        self.epoch = found.epoch
-        self.rows = found.state["rows"]
-        self._done = [(a, b, c) for a, b, c in found.state["done"]]
+        self.epoch, state = found.epoch, found.state
+        self.rows, self._weights = state["rows"], state["weights"]
+        self._done = [(a, b, c) for a, b, c in state["done"]]
+        self._secs_before = state["secs"]
+        # Numbers from features are rounded otherwise.
+        self._mode = FeatureCache(state["feature_cache"])
         log(f"{name}: goes on in epoch {self.epoch + 1} after {found.step} steps")
+
+    def _check_epochs(self, done: int) -> None:
+        epochs = self._trainer.config.training.epochs
+        if done > epochs:
+            raise TlperfError(
+                ExitCode.CONFIG,
+                "fewer_epochs",
+                path=self.folder,
+                found=f"{done} epochs are done, --epochs={epochs}",
+                remedy=f"give --epochs={done} or more, or train without --resume",
+            )
+
+    def _check_weights(self, found: Checkpoint) -> None:
+        """Raises ValueError or OSError where the best weights of then are damaged."""
+        if not found.state["rows"]:
+            return
+        path = self._best_path(best(found.state["rows"]))
+        if files.sha256_file(path) != found.state["weights"][path.name]:
+            raise ValueError(f"{path.name} is not what it says")
+
+    def go_on(self) -> None:
+        """Does the epochs that are left."""
+        with Telemetry(self.folder) as telemetry:
+            for row in self.rows:  # of the run before
+                telemetry.write_epoch(row)
+            if self.is_over():
+                return
+            self._trainer.open_features(self._mode, check_stop=self.check_stop)
+            while not self.is_over():
+                telemetry.write_epoch(self.do_epoch())
+                self.check_stop()
 
     def is_over(self) -> bool:
         """Whether all epochs are done, or none was better for too long."""
         config = self._trainer.config.training
         if self.epoch >= config.epochs or not self.rows or not config.early_stopping:
             return self.epoch >= config.epochs
-        return self.epoch - _best(self.rows)["epoch"] >= config.early_stopping
+        return self.epoch - best(self.rows)["epoch"] >= config.early_stopping
 
     def do_epoch(self) -> dict[str, Any]:
         """The epoch, or what is left of it; its row."""
         trainer, spec = self._trainer, self._trainer.spec
+        self._start = time.perf_counter()
         with self._naming_images("train"):
             trained, batches = trainer.train_epoch(
                 self.epoch, before=self._done, watch=self
@@ -172,21 +209,24 @@ class _Run:
         self._done = trained.sums
         with self._naming_images("validation"):
             validated = trainer.validate(watch=_Validating(self))
-        row = _epoch_row(trainer, self.epoch, trained, validated)
+        row = epoch_row(trainer, self.epoch, trained, validated)
         row["dropped"] = batches.plan.dropped
         row["data_service"] = batches.service_counts()
         row["skipped"] = trained.planned - trained.count
+        row["secs"] += self._secs_before
+        row["train_pass_secs"] += self._secs_before
         self.rows.append(row)
-        if row == _best(self.rows):
-            save_keras_weights(trainer.classifier.whole, self._best_path(row))
+        if row == best(self.rows):
+            path = self._best_path(row)
+            save_keras_weights(trainer.classifier.whole, path)
+            self._weights[path.name] = files.sha256_file(path)
         self._append_steps(trained.sums)
-        self.epoch, self._done = self.epoch + 1, []
+        self.epoch, self._done, self._secs_before = self.epoch + 1, [], 0.0
+        self._start = time.perf_counter()
         self._save()
         # The checkpoint before this one may need the best before.
-        self._keep_weights([_best(self.rows), _best(self.rows[:-1] or self.rows)])
-        log(_epoch_text(spec, row, trainer.config.training.epochs))
-        if not self.is_over():
-            self.check_stop()
+        self._keep_weights([best(self.rows), best(self.rows[:-1] or self.rows)])
+        log(epoch_text(spec, row, trainer.config.training.epochs))
         return row
 
     def _append_steps(self, sums: Sequence[Sums]) -> None:
@@ -218,12 +258,19 @@ class _Run:
         """Whether to save after so many steps of the epoch."""
         faults.hit("trained")
         every = self._trainer.config.training.save_every
-        return bool(self._stop.wanted) or (every > 0 and steps % every == 0)
+        is_due = every > 0 and steps % every == 0 and self._has_order()
+        return bool(self._stop.wanted) or is_due
+
+    def _has_order(self) -> bool:
+        """Whether the steps that are done are the plan's first: else a training goes on
+        from the last epoch's end alone."""
+        return self._trainer.config.input.deterministic
 
     def look(self, done: Sequence[Sums]) -> None:
         """Saves; ends the training where that is wanted."""
         self._done = list(done)
-        self._save()
+        if self._has_order():
+            self._save()
         self.check_stop()
 
     def _stopped(self) -> TlperfError:
@@ -232,12 +279,20 @@ class _Run:
             "stopped",
             path=self.folder,
             found=f"{self._stop.wanted} in epoch {self.epoch + 1} after "
-            f"{len(self._done)} steps; all is saved",
+            f"{len(self._done)} steps; "
+            + ("all is saved" if self._has_order() else "whole epochs are saved"),
             remedy="run again with --resume",
         )
 
     def _save(self) -> None:
-        state = {"settings": self._settings, "rows": self.rows, "done": self._done}
+        state = {
+            "settings": self._settings,
+            "rows": self.rows,
+            "done": self._done,
+            "secs": self._secs_before + time.perf_counter() - self._start,
+            "weights": self._weights,
+            "feature_cache": "on" if self._trainer.features.store else "off",
+        }
         values = self._trainer.values()
         self._checkpoints.save(Checkpoint(self.epoch, len(self._done), values, state))
 
@@ -248,12 +303,18 @@ class _Run:
         kept = {self._best_path(row) for row in rows}
         for path in {*self._checkpoints.folder.glob("weights-*.h5")} - kept:
             path.unlink()
+            self._weights.pop(path.name, None)
 
     def publish_best(self) -> None:
         """weights.h5 is the best epoch's file, under another name: a training that
         failed before this leaves the one before it whole."""
+        path = self._best_path(best(self.rows))
         with files.atomic_path(self.folder / WEIGHTS_NAME) as partial:
-            os.link(self._best_path(_best(self.rows)), partial)
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(path, partial)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, partial)
 
     @contextlib.contextmanager
     def _naming_images(self, split: str) -> Iterator[None]:
@@ -305,14 +366,14 @@ def _settings_of(trainer: Trainer, weights: WeightsSource) -> dict[str, Any]:
     """All that a training depends on, by name."""
     config, compute = trainer.config, trainer.compute
     values = config.to_dict()
-    training = {
-        name: value
-        for name, value in values["training"].items()
-        if name not in _MAY_DIFFER
+    fixed = {
+        f"{section}.{name}": value
+        for section, free in _MAY_DIFFER.items()
+        for name, value in values[section].items()
+        if name not in free
     }
     return {
-        **values["input"],
-        **training,
+        **fixed,
         "freeze": config.model.freeze,
         "weights": weights.facts(),
         "image_size": trainer.image_size,
@@ -347,126 +408,3 @@ def _check_same(now: dict[str, Any], before: dict[str, Any]) -> None:
             f"{'; '.join(differing)}",
             remedy="train with the same settings, or without --resume",
         )
-
-
-def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return max(rows, key=_quality)
-
-
-def _quality(row: dict[str, Any]) -> tuple[float, float, int]:
-    """Higher is better; of equals the earlier epoch."""
-    return row["val_accuracy"], -row["val_loss"], -row["epoch"]
-
-
-def _epoch_row(
-    trainer: Trainer, epoch: int, trained: PassResult, validated: PassResult
-) -> dict[str, Any]:
-    steps_per_sec = trained.timed_steps / trained.timed_secs
-    return {
-        "epoch": epoch + 1,
-        "loss": trained.loss,
-        "accuracy": trained.accuracy,
-        "val_loss": validated.loss,
-        "val_accuracy": validated.accuracy,
-        "secs": trained.secs + validated.secs,
-        "train_pass_secs": trained.secs,
-        "first_step_secs": trained.first_step_secs,
-        "steps": trained.steps,
-        "timed_steps": trained.timed_steps,
-        "timed_secs": trained.timed_secs,
-        "timed_wait_secs": trained.timed_wait_secs,
-        "steps_per_sec": steps_per_sec,
-        "images_per_sec": steps_per_sec * trainer.config.input.batch_size,
-        "input_wait_fraction": trained.timed_wait_secs / trained.timed_secs,
-        "learning_rate": float(
-            keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)
-        ),
-    }
-
-
-def _epoch_text(spec: BackboneSpec, row: dict[str, Any], epochs: int) -> str:
-    return (
-        f"{spec.name}: epoch {row['epoch']}/{epochs} in {format_secs(row['secs'])}, "
-        f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
-        f"validation {row['val_loss']:.4f}, {row['val_accuracy']:.4f}, "
-        f"{row['images_per_sec']:.1f} images/s, "
-        f"{row['input_wait_fraction']:.1%} of the time waiting for input"
-    )
-
-
-def _train_result(
-    trainer: Trainer,
-    rows: list[dict[str, Any]],
-    *,
-    weights: WeightsSource,
-    build_secs: float,
-) -> dict[str, Any]:
-    config, classifier = trainer.config, trainer.classifier
-    folder = config.backbone_path(trainer.spec.name)
-    timed_secs = math.fsum(row["timed_secs"] for row in rows)
-    steps_per_sec = sum(row["timed_steps"] for row in rows) / timed_secs
-    wait_fraction = math.fsum(row["timed_wait_secs"] for row in rows) / timed_secs
-    return {
-        "backbone": trainer.spec.name,
-        "classes": list(trainer.dataset.manifest.classes),
-        "epochs": rows,
-        "train_secs": math.fsum(row["secs"] for row in rows),
-        "build_secs": build_secs,
-        "steps_per_sec": steps_per_sec,
-        "images_per_sec": steps_per_sec * config.input.batch_size,
-        "input_wait_fraction": wait_fraction,
-        "feature_cache": "on" if trainer.features.store else "off",
-        "features": trainer.features.to_dict(),
-        "precision": trainer.compute.precision,
-        "xla": trainer.compute.jit_compile,
-        "strategy": type(trainer.compute.strategy).__name__,
-        "replicas": trainer.compute.replicas,
-        "image_size": trainer.image_size,
-        "batch_size": config.input.batch_size,
-        "preprocess": config.input.preprocess.value,
-        "decode": config.input.decode.value,
-        "augment": config.input.augment.value,
-        "cache": config.input.cache.value,
-        "data_service": trainer.pipeline.service_totals(),
-        "skipped": trainer.pipeline.skipped(),
-        "weights": weights.facts(),
-        "weights_sha256": files.sha256_file(folder / WEIGHTS_NAME),
-        "data_digest": trainer.dataset.manifest.digest,
-        "freeze": config.model.freeze,
-        "optimizer": optimizer_settings(trainer.spec, config.training),
-        "best_epoch": _best(rows)["epoch"],
-        "layers": len(classifier.backbone.layers),
-        "frozen_layers": len(classifier.frozen_names),
-        "active_layers": len(classifier.active_names),
-        "first_active": (*classifier.active_names, None)[0],
-        "head": list(classifier.head_text),
-        "params": classifier.whole.count_params(),
-        "trainable_params": sum(
-            math.prod(variable.shape)
-            for variable in classifier.whole.trainable_variables
-        ),
-        "warnings": _warnings(trainer, rows, wait_fraction),
-    }
-
-
-def _warnings(
-    trainer: Trainer, rows: list[dict[str, Any]], wait_fraction: float
-) -> list[str]:
-    found = []
-    if wait_fraction > _INPUT_WAIT_WARNING:
-        found.append(
-            f"{wait_fraction:.0%} of the training waited for input: see tlperf input"
-        )
-    skipped = trainer.pipeline.skipped()
-    if skipped:
-        named = ", ".join(f"{one['file']}[{one['record']}]" for one in skipped[:_NAMED])
-        found.append(f"{len(skipped)} records were skipped: {named}")
-    service = trainer.pipeline.service_totals()
-    if service and service["missed"]:
-        found.append(format_missed(service))
-    if rows[0]["dropped"]:
-        found.append(
-            f"{rows[0]['dropped']} images an epoch were left out, others each epoch: "
-            f"the batch of {trainer.config.input.batch_size} does not divide the split"
-        )
-    return found

@@ -17,7 +17,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlperf.core.choices import Augment, BatchNorm, ClassWeights, FeatureDtype
+from tlperf.core.choices import (
+    Augment,
+    BatchNorm,
+    ClassWeights,
+    FeatureCache,
+    FeatureDtype,
+)
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import log
 from tlperf.core.settings import RunConfig
@@ -184,21 +190,27 @@ class Trainer:
         self, split: str = "validation", *, watch: Watch | None = None
     ) -> PassResult:
         """One pass over a split without training."""
-        batches: Batches | FeatureBatches = self.pipeline.evaluation(split)
-        store = self.features.store
-        if store is not None and split in store.splits and split != "train":
-            count = self.dataset.split(split).count
-            batch_size = self.config.input.batch_size
-            batches = store.validation(
-                plan_evaluation(count=count, batch_size=batch_size)
-            )
         return run_pass(
             self.evaluate_step,
-            batches,
+            self._evaluation(split),
             compute=self.compute,
             title=f"{self.spec.name} {split}",
             watch=watch,
         )
+
+    def _evaluation(self, split: str) -> Batches | FeatureBatches:
+        store = self.features.store
+        if store is None or split != "validation":
+            return self.pipeline.evaluation(split)
+        count = self.dataset.split(split).count
+        batch_size = self.config.input.batch_size
+        return store.validation(plan_evaluation(count=count, batch_size=batch_size))
+
+    def close(self) -> None:
+        """Ends the threads of input, and lets go of the features."""
+        self.pipeline.close()
+        if self.features.store is not None:
+            self.features.store.close()
 
     @property
     def _variables(self) -> list[Any]:
@@ -228,12 +240,24 @@ class Trainer:
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
 
-    def open_features(self, *, check_stop: Callable[[], None] = lambda: None) -> None:
+    def open_features(
+        self,
+        mode: FeatureCache | None = None,
+        *,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> None:
         """Decides on the feature cache, and computes what is missing of it.
 
         Args:
+            mode: of a training that goes on; None takes the configured one.
             check_stop: raises where that is to end.
         """
+        if mode is not None:
+            wanted = dataclasses.replace(self.config.features, feature_cache=mode)
+            self.config = dataclasses.replace(self.config, features=wanted)
+        if self.config.features.feature_cache is FeatureCache.OFF:
+            self.features = Features(FeaturePlan(False, "--feature_cache=off"))
+            return
         start, frozen = time.perf_counter(), self.classifier.frozen
         layouts = self._layouts()
         nbytes = sum(layout.nbytes for layout in layouts.values())
@@ -254,6 +278,7 @@ class Trainer:
             return
         make_room(folder, nbytes, room=room, keep=name)
         store = FeatureStore.open(folder, facts, layouts, views=plan.views)
+        self.features = Features(plan, store)  # `close` lets go of it
         computed = store.fill(
             self.pipeline,
             {name: self._extractor(name) for name in SPLITS},

@@ -1,0 +1,153 @@
+"""What a training tells: a row an epoch, a line for people, the result.
+
+row = epoch_row(trainer, 0, trained, validated)
+best(rows)["epoch"]; epoch_text(spec, row, 10)
+train_result(trainer, rows, weights=weights, build_secs=2.0)
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from tlperf.core import files
+from tlperf.core.units import format_secs
+from tlperf.model.weights import WEIGHTS_NAME, WeightsSource
+from tlperf.pipeline.service import format_missed
+from tlperf.reference.backbones import BackboneSpec
+from tlperf.training.optimizer import optimizer_settings
+from tlperf.training.passes import PassResult
+from tlperf.training.trainer import Trainer
+
+# Above this share of an epoch spent waiting for input, the result says so.
+_INPUT_WAIT_WARNING = 0.10
+# Skipped records that a warning names.
+_NAMED = 20
+
+
+def best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row of the best epoch: highest validation accuracy, then lowest loss."""
+    return max(rows, key=_quality)
+
+
+def _quality(row: dict[str, Any]) -> tuple[float, float, int]:
+    """Higher is better; of equals the earlier epoch."""
+    return row["val_accuracy"], -row["val_loss"], -row["epoch"]
+
+
+def epoch_row(
+    trainer: Trainer, epoch: int, trained: PassResult, validated: PassResult
+) -> dict[str, Any]:
+    """The row of an epoch, which is 0-based here and from 1 in the row."""
+    steps_per_sec = trained.timed_steps / trained.timed_secs
+    return {
+        "epoch": epoch + 1,
+        "loss": trained.loss,
+        "accuracy": trained.accuracy,
+        "val_loss": validated.loss,
+        "val_accuracy": validated.accuracy,
+        "secs": trained.secs + validated.secs,
+        "train_pass_secs": trained.secs,
+        "first_step_secs": trained.first_step_secs,
+        "steps": trained.steps,
+        "timed_steps": trained.timed_steps,
+        "timed_secs": trained.timed_secs,
+        "timed_wait_secs": trained.timed_wait_secs,
+        "steps_per_sec": steps_per_sec,
+        "images_per_sec": steps_per_sec * trainer.config.input.batch_size,
+        "input_wait_fraction": trained.timed_wait_secs / trained.timed_secs,
+        "learning_rate": float(
+            keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)
+        ),
+    }
+
+
+def epoch_text(spec: BackboneSpec, row: dict[str, Any], epochs: int) -> str:
+    """A line for people."""
+    return (
+        f"{spec.name}: epoch {row['epoch']}/{epochs} in {format_secs(row['secs'])}, "
+        f"loss {row['loss']:.4f}, accuracy {row['accuracy']:.4f}, "
+        f"validation {row['val_loss']:.4f}, {row['val_accuracy']:.4f}, "
+        f"{row['images_per_sec']:.1f} images/s, "
+        f"{row['input_wait_fraction']:.1%} of the time waiting for input"
+    )
+
+
+def train_result(
+    trainer: Trainer,
+    rows: list[dict[str, Any]],
+    *,
+    weights: WeightsSource,
+    build_secs: float,
+) -> dict[str, Any]:
+    """The JSON of `train` for this backbone; weights.h5 is there."""
+    config, classifier = trainer.config, trainer.classifier
+    folder = config.backbone_path(trainer.spec.name)
+    timed_secs = math.fsum(row["timed_secs"] for row in rows)
+    steps_per_sec = sum(row["timed_steps"] for row in rows) / timed_secs
+    wait_fraction = math.fsum(row["timed_wait_secs"] for row in rows) / timed_secs
+    return {
+        "backbone": trainer.spec.name,
+        "classes": list(trainer.dataset.manifest.classes),
+        "epochs": rows,
+        "train_secs": math.fsum(row["secs"] for row in rows),
+        "build_secs": build_secs,
+        "steps_per_sec": steps_per_sec,
+        "images_per_sec": steps_per_sec * config.input.batch_size,
+        "input_wait_fraction": wait_fraction,
+        "feature_cache": "on" if trainer.features.store else "off",
+        "features": trainer.features.to_dict(),
+        "precision": trainer.compute.precision,
+        "xla": trainer.compute.jit_compile,
+        "strategy": type(trainer.compute.strategy).__name__,
+        "replicas": trainer.compute.replicas,
+        "image_size": trainer.image_size,
+        "batch_size": config.input.batch_size,
+        "preprocess": config.input.preprocess.value,
+        "decode": config.input.decode.value,
+        "augment": config.input.augment.value,
+        "cache": config.input.cache.value,
+        "data_service": trainer.pipeline.service_totals(),
+        "skipped": trainer.pipeline.skipped(),
+        "weights": weights.facts(),
+        "weights_sha256": files.sha256_file(folder / WEIGHTS_NAME),
+        "data_digest": trainer.dataset.manifest.digest,
+        "freeze": config.model.freeze,
+        "optimizer": optimizer_settings(trainer.spec, config.training),
+        "best_epoch": best(rows)["epoch"],
+        "layers": len(classifier.backbone.layers),
+        "frozen_layers": len(classifier.frozen_names),
+        "active_layers": len(classifier.active_names),
+        "first_active": (*classifier.active_names, None)[0],
+        "head": list(classifier.head_text),
+        "params": classifier.whole.count_params(),
+        "trainable_params": sum(
+            math.prod(variable.shape)
+            for variable in classifier.whole.trainable_variables
+        ),
+        "warnings": _warnings(trainer, rows, wait_fraction),
+    }
+
+
+def _warnings(
+    trainer: Trainer, rows: list[dict[str, Any]], wait_fraction: float
+) -> list[str]:
+    found = []
+    if wait_fraction > _INPUT_WAIT_WARNING:
+        found.append(
+            f"{wait_fraction:.0%} of the training waited for input: see tlperf input"
+        )
+    skipped = trainer.pipeline.skipped()
+    if skipped:
+        named = ", ".join(f"{one['file']}[{one['record']}]" for one in skipped[:_NAMED])
+        found.append(f"{len(skipped)} records were skipped: {named}")
+    service = trainer.pipeline.service_totals()
+    if service and service["missed"]:
+        found.append(format_missed(service))
+    if rows[0]["dropped"]:
+        found.append(
+            f"{rows[0]['dropped']} images an epoch were left out, others each epoch: "
+            f"the batch of {trainer.config.input.batch_size} does not divide the split"
+        )
+    return found
