@@ -9,6 +9,20 @@ import pytest
 from tlperf.core.stopping import stop_signals
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Tests that run under nohup or in the background begin with signals ignored."""
+    handlers = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_is_noted_and_handlers_are_put_back(kind):
     before = signal.getsignal(kind)
