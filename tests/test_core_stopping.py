@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from tlperf.core.stopping import stop_signals
 @pytest.fixture(autouse=True)
 def heard():
     """Tests that run under nohup or in the background begin with signals ignored."""
-    handlers = {
+    handlers: dict[signal.Signals, Any] = {
         signal.SIGTERM: signal.SIG_DFL,
         signal.SIGINT: signal.default_int_handler,
         signal.SIGHUP: signal.SIG_DFL,
