@@ -152,7 +152,7 @@ class TlperfSide:
         return frozen + epochs * (train_steps * active + val_steps * validating)
 
     def _frozen_secs(self):
-        extract = self.trainer._extractor("validation")
+        extract = self.trainer._extractors()["validation"]
         with InputPipeline(
             self.trainer.dataset,
             self.trainer.config.input,

@@ -281,7 +281,7 @@ class Trainer:
         self.features = Features(plan, store)  # `close` lets go of it
         computed = store.fill(
             self.pipeline,
-            {name: self._extractor(name) for name in SPLITS},
+            self._extractors(),
             batch_size=self.config.input.batch_size,
             seed=self.config.input.seed,
             title=f"{self.spec.name} frozen part",
@@ -311,14 +311,20 @@ class Trainer:
             for name in SPLITS
         }
 
-    def _extractor(self, split: str) -> Extract:
+    def _extractors(self) -> dict[str, Extract]:
+        """By split; one for both where nothing is augmented: its constants and what
+        TensorFlow makes of them take most of a GiB."""
+        augmented = {"train": self.config.input.augment, "validation": Augment.NONE}
+        built = {kind: self._extractor(kind) for kind in {*augmented.values()}}
+        return {name: built[kind] for name, kind in augmented.items()}
+
+    def _extractor(self, augmentation: Augment) -> Extract:
         wanted = self.config.features.feature_dtype
-        is_training = split == "train"
         return build_extractor(
             self.classifier,
             compute=self.compute,
             normalisation=self._normalisation,
-            augmentation=self.config.input.augment if is_training else Augment.NONE,
+            augmentation=augmentation,
             dtype=None if wanted is FeatureDtype.COMPUTED else wanted.value,
         )
 
