@@ -28,6 +28,8 @@ from typing import Any, BinaryIO, Self
 from tlperf.core import faults
 from tlperf.core.errors import ExitCode, TlperfError
 
+# The disk, or one's share of it, is full.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Sent to disk at once while a file is written: large for a disk, little for its end.
 _SYNC_BYTES = 8 * 1024 * 1024
 
@@ -50,21 +52,27 @@ def fsync_file(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
+def _io_remedy(number: int | None) -> str:
+    if number in _FULL:
+        return "free space and run again"
+    if number == errno.EMFILE:
+        return "raise ulimit -n, or shard with a larger --shard_bytes"
+    return "check the path and its permissions"
+
+
 @contextlib.contextmanager
 def io_errors(path: pathlib.Path) -> Iterator[None]:
     """Turns an OSError of the body into one line that names `path` (exit code 74)."""
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = error.errno in _FULL
         raise TlperfError(
             ExitCode.IO,
             "disk_full" if full else "io_error",
             path=path,
             found=error.strerror or str(error),
-            remedy="free space and run again"
-            if full
-            else "check the path and its permissions",
+            remedy=_io_remedy(error.errno),
         ) from error
 
 

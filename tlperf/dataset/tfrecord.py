@@ -15,7 +15,6 @@ damaged record is named by its source file.
 
 import bisect
 import contextlib
-import errno
 import hashlib
 import itertools
 import os
@@ -30,7 +29,13 @@ import google_crc32c
 import numpy as np
 
 from tlperf.core.errors import ExitCode, TlperfError, escape_text
-from tlperf.core.files import SyncedWriter, atomic_path, sha256_bytes, write_text
+from tlperf.core.files import (
+    SyncedWriter,
+    atomic_path,
+    io_errors,
+    sha256_bytes,
+    write_text,
+)
 from tlperf.dataset.examples import (
     Memory,
     RecordError,
@@ -349,7 +354,7 @@ class TfrecordReader:
     def _place(self, index: int) -> _Place:
         place = _Place.of(self._places[index].tolist())
         if not place.size:
-            self._open(bisect.bisect_right(self._starts, index) - 1)
+            self._open(self._shard_of(index))
             place = _Place.of(self._places[index].tolist())
         return place
 
@@ -367,10 +372,13 @@ class TfrecordReader:
             yield
         except RecordError as error:
             raise self._damaged_record(index, error) from error
-        except OSError as error:  # the record may be sound: it is not to be skipped
-            position = bisect.bisect_right(self._starts, index) - 1
-            path = self._data_dir / self._shards[position].file
-            raise _unreadable(path, error) from error
+        except OSError:  # the record may be sound: it is not to be skipped
+            file = self._shards[self._shard_of(index)].file
+            with io_errors(self._data_dir / file):
+                raise
+
+    def _shard_of(self, index: int) -> int:
+        return bisect.bisect_right(self._starts, index) - 1
 
     def _open(self, position: int) -> None:
         with self._lock:
@@ -402,7 +410,7 @@ class TfrecordReader:
         return text
 
     def _damaged_record(self, index: int, error: Exception) -> TlperfError:
-        position = bisect.bisect_right(self._starts, index) - 1
+        position = self._shard_of(index)
         record = index - self._starts[position]
         return self._damaged(position, str(error), record=record)
 
@@ -441,19 +449,6 @@ def _allow_files(count: int) -> None:
         needed = min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < needed:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
-
-
-def _unreadable(path: pathlib.Path, error: OSError) -> TlperfError:
-    remedy = "check the path, its permissions and the disk"
-    if error.errno == errno.EMFILE:
-        remedy = "raise ulimit -n, or shard with a larger --shard_bytes"
-    return TlperfError(
-        ExitCode.IO,
-        "io_error",
-        path=path,
-        found=error.strerror or str(error),
-        remedy=remedy,
-    )
 
 
 def fresh_memory(size: int) -> np.ndarray:

@@ -24,7 +24,7 @@ from tlperf.dataset.tfrecord import fresh_memory
 from tlperf.device.setup import Compute
 from tlperf.pipeline.decode import Decoder
 from tlperf.pipeline.input import Loaded, build_recipe, input_options, load_batch
-from tlperf.pipeline.load import name_record
+from tlperf.pipeline.load import is_left_out, name_record
 from tlperf.pipeline.memory import Recycler, Scratch
 from tlperf.pipeline.order import DRAWS
 from tlperf.pipeline.rates import rate_of
@@ -118,7 +118,7 @@ class _Records:
             self._leave_out(error)
 
     def _leave_out(self, error: TlperfError) -> None:
-        if self.on_bad_record is OnBadRecord.FAIL or error.record is None:
+        if not is_left_out(error, self.on_bad_record):
             raise error
 
 

@@ -172,15 +172,7 @@ class InputPipeline:
                 found=f"step {step} of an epoch in no order: which images are left?",
                 remedy="use --deterministic=true, or begin with an epoch",
             )
-        plans = [
-            plan_training(
-                count=self._dataset.split("train").count,
-                batch_size=self._config.batch_size,
-                seed=self._config.seed,
-                epoch=number,
-            )
-            for number in range(epoch, epoch + epochs)
-        ]
+        plans = [self.training_plan(one) for one in range(epoch, epoch + epochs)]
         plan = join_plans(plans).from_step(step)
         if self._config.data_service:
             source = self._service_batches(plan)
@@ -189,9 +181,21 @@ class InputPipeline:
 
     def evaluation(self, split: str) -> Batches:
         """Every image of a split exactly once, in stored order."""
+        return self.planned(split, self.evaluation_plan(split))
+
+    def training_plan(self, epoch: int) -> BatchPlan:
+        """The order of an epoch; TlperfError 65 where there are too few images."""
+        return plan_training(
+            count=self._dataset.split("train").count,
+            batch_size=self._config.batch_size,
+            seed=self._config.seed,
+            epoch=epoch,
+        )
+
+    def evaluation_plan(self, split: str) -> BatchPlan:
+        """Every image of a split once, padded."""
         count = self._dataset.split(split).count
-        plan = plan_evaluation(count=count, batch_size=self._config.batch_size)
-        return self.planned(split, plan)
+        return plan_evaluation(count=count, batch_size=self._config.batch_size)
 
     def _service_batches(self, plan: BatchPlan) -> ServiceBatches:
         ask = functools.partial(

@@ -181,8 +181,7 @@ class Loader:
         return view.label
 
     def _skip(self, number: int, error: TlperfError) -> None:
-        is_record = error.record is not None
-        if self._on_bad_record is OnBadRecord.FAIL or not is_record:
+        if not is_left_out(error, self._on_bad_record):
             raise error
         file, record = self._split.locate(number)
         self.skipped[number] = Skipped(number, file, record, error.found)
@@ -230,6 +229,11 @@ class Loader:
         """Lets go of the cache; what is still asked for fails at once."""
         self._is_closed = True
         self._view, self._load = self._split.view, self._decode
+
+
+def is_left_out(error: TlperfError, on_bad_record: OnBadRecord) -> bool:
+    """Whether a pass goes on without the record that an error names."""
+    return on_bad_record is OnBadRecord.SKIP and error.record is not None
 
 
 def name_record(split: StoredSplit, number: int, error: RecordError) -> TlperfError:

@@ -22,6 +22,7 @@ from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import StoredDataset, open_dataset
 from tlperf.device.setup import Compute
 from tlperf.pipeline.input import cache_bytes, plan_memory
+from tlperf.pipeline.load import is_left_out
 from tlperf.pipeline.rates import measure_whole, stored_bytes
 
 # Images of a sample, and at least so many batches of them.
@@ -151,7 +152,7 @@ class _Sample:
             try:
                 (one,) = split.read([number])
             except TlperfError as error:
-                if error.record is None or on_bad_record is OnBadRecord.FAIL:
+                if not is_left_out(error, on_bad_record):
                     raise
                 continue
             name = f"{'odd' if at % 2 else 'even'}/{number}.{sniff(one.encoded)}"

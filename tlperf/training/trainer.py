@@ -43,7 +43,6 @@ from tlperf.model.steps import (
 from tlperf.model.weights import WeightsSource
 from tlperf.pipeline.deliver import check_batch_size
 from tlperf.pipeline.input import Batches, InputPipeline
-from tlperf.pipeline.order import plan_evaluation, plan_training
 from tlperf.reference.backbones import BackboneSpec, Normalisation
 from tlperf.training.feature_cache import (
     SPLITS,
@@ -155,12 +154,7 @@ class Trainer:
         store = self.features.store
         if store is None:
             return self.pipeline.training(epoch, step=step)
-        plan = plan_training(
-            count=self.dataset.split("train").count,
-            batch_size=self.config.input.batch_size,
-            seed=self.config.input.seed,
-            epoch=epoch,
-        )
+        plan = self.pipeline.training_plan(epoch)
         return store.training(plan.from_step(step), epoch=epoch)
 
     def train_epoch(
@@ -202,9 +196,7 @@ class Trainer:
         store = self.features.store
         if store is None or split != "validation":
             return self.pipeline.evaluation(split)
-        count = self.dataset.split(split).count
-        batch_size = self.config.input.batch_size
-        return store.validation(plan_evaluation(count=count, batch_size=batch_size))
+        return store.validation(self.pipeline.evaluation_plan(split))
 
     def close(self) -> None:
         """Ends the threads of input, and lets go of the features."""
