@@ -392,7 +392,7 @@ def test_a_step_that_takes_most_of_the_rate(
             # By the clock: a sleep takes longer than it is asked for.
             busy_until[0] = max(busy_until[0], time.perf_counter()) + step_secs
             time.sleep(max(0.0, busy_until[0] - time.perf_counter()))
-            return StepSums(1.0, 1.0, float(BATCH))
+            return StepSums(1.0, 1.0, float(BATCH), 0.0)
 
         batches = side.pipeline.training(epoch, epochs=4)
         found = run_pass(step, batches, compute=compute, title="step")

@@ -27,7 +27,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tlperf.core.choices import FeatureCache, Precision, Preprocess
+from tlperf.core.choices import Augment, FeatureCache, Precision, Preprocess
 from tlperf.core.settings import (
     DataConfig,
     DeviceConfig,
@@ -130,7 +130,7 @@ class TlperfSide:
         self.trainer = build_trainer(
             spec, config, dataset=dataset, compute=compute, weights=weights
         )
-        self.fill_secs = timed(self.trainer.open_features)
+        self.fill_secs = timed(self.trainer.frozen_part.open)
         self.epochs = 0
 
     def epoch(self):
@@ -146,8 +146,8 @@ class TlperfSide:
         counts = [trainer.dataset.split(name).count for name in ("train", "validation")]
         train_steps = counts[0] // BATCH_SIZE
         val_steps = -(-counts[1] // BATCH_SIZE)
-        batch = next(iter(trainer.batches(0)))
-        active = alone(lambda: trainer.train_step(batch).loss.numpy())
+        batch, train_step = next(iter(trainer.batches(0))), trainer.phase(0).step
+        active = alone(lambda: train_step(batch).loss.numpy())
         validating = alone(lambda: trainer.evaluate_step(batch).loss.numpy())
         return {
             "frozen_secs": self._frozen_secs() * sum(counts) / BATCH_SIZE,
@@ -157,10 +157,10 @@ class TlperfSide:
     def second_head_secs(self):
         """What it takes to find and check the features that are there."""
         self.trainer.close()
-        return timed(self.trainer.open_features)
+        return timed(self.trainer.frozen_part.open)
 
     def _frozen_secs(self):
-        extract = self.trainer._extractors()["validation"]
+        extract = self.trainer.frozen_part.extractor(Augment.NONE)
         with InputPipeline(
             self.trainer.dataset,
             self.trainer.config.input,
@@ -210,7 +210,7 @@ def test_train_beside_keras_fit(
         "fit_epoch_secs": secs["fit"],
         "epoch_secs": secs["tlperf"],
         "fill_secs": ours.fill_secs,
-        "feature_bytes": ours.trainer.features.plan.nbytes,
+        "feature_bytes": ours.trainer.frozen_part.features.plan.nbytes,
         **ours.bounds(),
         "open_secs": ours.second_head_secs(),
     }

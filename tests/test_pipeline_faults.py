@@ -167,8 +167,8 @@ def test_a_pass_of_which_all_is_skipped_is_bad_data(two_cpus, tmp_path):
     data_dir = store_bad(tmp_path, good=0, bad=8)
     config = InputConfig(batch_size=BATCH, on_bad_record=OnBadRecord.SKIP)
 
-    def step(batch):
-        return StepSums(0.0, 0.0, float(batch.weight.numpy().sum()))
+    def step(batch, wish=None):
+        return StepSums(0.0, 0.0, float(batch.weight.numpy().sum()), 0.0)
 
     with (
         open_dataset(data_dir) as dataset,

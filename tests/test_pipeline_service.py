@@ -29,6 +29,7 @@ from tests.images import exif_bytes, image_bytes, make_folder
 from tests.promises import environment
 from tests.tiny import TINY
 from tlperf import cli
+from tlperf.core import network
 from tlperf.core.batch import Batch
 from tlperf.core.choices import Cache, Decode, Encoding, Exif, Format, OnBadRecord
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
@@ -37,7 +38,7 @@ from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.dataset.tfrecord import frame, fresh_memory, masked_crc, unmask
 from tlperf.model.weights import WeightsSource
-from tlperf.pipeline import decode, endpoint, service, worker
+from tlperf.pipeline import decode, service, worker
 from tlperf.pipeline.ceilings import Target
 from tlperf.pipeline.checksum import crc32c
 from tlperf.pipeline.input import InputPipeline, input_options
@@ -221,26 +222,7 @@ def test_servers_that_cannot_be(values, text):
     assert text in str(caught.value)
 
 
-def test_interfaces_that_others_reach(tmp_path):
-    for name, flags in (("lo", "0x9"), ("eth0", "0x1003"), ("ifb0", "0x82")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "flags").write_text(f"{flags}\n")
-    endpoint.check_private(allow_public_bind=True, root=tmp_path)
-    (tmp_path / "odd").mkdir()  # tells nothing: taken for one that is up
-    assert endpoint.find_public_interfaces(tmp_path) == ["eth0", "odd"]
-    with pytest.raises(TlperfError) as caught:
-        endpoint.check_private(allow_public_bind=False, root=tmp_path)
-    assert caught.value.code == ExitCode.CONFIG
-    assert (
-        "public_bind: TensorFlow's servers listen on every interface, here also on "
-        "eth0, odd, and" in str(caught.value)
-    )
-    for name in ("eth0", "odd"):
-        shutil.rmtree(tmp_path / name)
-    endpoint.check_private(allow_public_bind=False, root=tmp_path)
-
-
-@pytest.mark.skipif(not endpoint.find_public_interfaces(), reason="no network here")
+@pytest.mark.skipif(not network.find_public_interfaces(), reason="no network here")
 def test_a_server_that_others_would_reach_is_refused(capsys):
     code, line = run_refused("serve", capsys=capsys)
     assert code == ExitCode.CONFIG

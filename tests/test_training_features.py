@@ -166,8 +166,9 @@ def test_the_cache_is_used_where_it_pays(mode, case, is_on, why):
             config,
             has_frozen=case.get("has_frozen", True),
             nbytes=100,
-            is_there=case.get("is_there", False),
-            room=case.get("room", 100),
+            room=lambda: case.get("room", 100),
+            is_there=lambda: case.get("is_there", False),
+            workers=case.get("workers", 1),
         )
 
     if isinstance(is_on, bool):
@@ -212,7 +213,7 @@ def build(photos, compute, workdir, **values):
         weights=RANDOM,
     )
     try:
-        trainer.open_features()
+        trainer.frozen_part.open()
     except TlperfError:
         trainer.close()
         raise
@@ -240,7 +241,7 @@ def test_features_are_what_the_frozen_part_makes(two_cpus, photos, tmp_path):
             strict=True,
         ):
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
-    assert cached.features.computed == 32
+    assert cached.frozen_part.features.computed == 32
     cached.close()
 
 
@@ -336,23 +337,23 @@ def test_an_entry_is_of_all_that_its_numbers_depend_on(
     unchanged: dict[str, Any] = {}
     for values in (unchanged, change):
         trainer = build(photos, two_cpus, tmp_path, **values)
-        names.append(trainer.features.store.folder.name)
+        names.append(trainer.frozen_part.features.store.folder.name)
         trainer.close()
     assert (names[0] != names[1]) == is_other
-    assert trainer.features.computed == ((32 if is_other else 0) if not
+    assert trainer.frozen_part.features.computed == ((32 if is_other else 0) if not
         change.get("features", {}).get("feature_views") else 2 * 24 + 8)  # fmt: skip
 
 
 def test_a_damaged_row_is_computed_anew(two_cpus, photos, tmp_path):
     first = build(photos, two_cpus, tmp_path)
-    path = first.features.store.folder / "train.0"
+    path = first.frozen_part.features.store.folder / "train.0"
     first.close()
     sound = path.read_bytes()
     with open(path, "r+b") as stream:
         stream.seek(len(sound) // 2)
         stream.write(b"\xff\x00\xff\x00")
     again = build(photos, two_cpus, tmp_path)
-    assert again.features.computed in (1, 2)
+    assert again.frozen_part.features.computed in (1, 2)
     np.testing.assert_allclose(
         np.frombuffer(path.read_bytes(), np.float32),
         np.frombuffer(sound, np.float32),
@@ -370,7 +371,7 @@ def test_views_take_turns(two_cpus, photos, tmp_path):
         inputs={"augment": Augment.FLIP},
         features={"feature_views": 2},
     )
-    store = trainer.features.store
+    store = trainer.frozen_part.features.store
     seen = []
     for epoch in range(3):
         rows = np.zeros((24, 15, 15, 8), np.float32)
@@ -389,7 +390,10 @@ def test_half_of_the_room_and_little_lost(two_cpus, photos, tmp_path):
         build(photos, two_cpus, tmp_path, features={"feature_dtype": dtype})
         for dtype in (FeatureDtype.COMPUTED, FeatureDtype.FLOAT16)
     )
-    assert half.features.plan.nbytes < 0.52 * exact.features.plan.nbytes
+    assert (
+        half.frozen_part.features.plan.nbytes
+        < 0.52 * exact.frozen_part.features.plan.nbytes
+    )
     for ours, theirs in zip(half.batches(0), exact.batches(0), strict=True):
         for found, wanted in zip(ours.features, theirs.features, strict=True):
             assert found.dtype == tf.float16
@@ -414,10 +418,10 @@ def test_batches_that_come_in_any_order_keep_their_rows(
     monkeypatch.setattr(Loader, "__call__", slow)
     inputs = {"batch_size": 10, "deterministic": False}
     free = build(photos, two_cpus, tmp_path / "b", inputs=inputs)
-    for name, split in free.features.store.splits.items():
+    for name, split in free.frozen_part.features.store.splits.items():
         assert split.missing().size == 0
         rows = np.arange(24 if name == "train" else 8)
-        wanted = plain.features.store.splits[name].read(rows)
+        wanted = plain.frozen_part.features.store.splits[name].read(rows)
         for found, expected in zip(
             keras.tree.flatten(split.read(rows)),
             keras.tree.flatten(wanted),
@@ -451,9 +455,9 @@ def test_a_skipped_record_is_told_by_each_run_or_ends_it(two_cpus, tmp_path):
 
 def test_an_entry_in_use_is_shared_and_stays(two_cpus, photos, tmp_path):
     first = build(photos, two_cpus, tmp_path)
-    entry = first.features.store.folder
+    entry = first.frozen_part.features.store.folder
     second = build(photos, two_cpus, tmp_path)  # nothing is missing: both read it
-    assert second.features.computed == 0
+    assert second.frozen_part.features.computed == 0
     assert make_room(entry.parent, 1 << 40, room=0, keep="x") == []
     # A row that is damaged now is for whoever has the entry alone to make.
     with open(entry / "train.0", "r+b") as stream:
@@ -473,5 +477,5 @@ def test_an_entry_in_use_is_shared_and_stays(two_cpus, photos, tmp_path):
 def test_without_a_cache_its_folder_is_not_touched(two_cpus, photos, tmp_path):
     off = {"feature_cache": FeatureCache.OFF, "feature_dir": "/proc/none"}
     trainer = build(photos, two_cpus, tmp_path, features=off)
-    assert trainer.features.store is None
+    assert trainer.frozen_part.features.store is None
     trainer.close()

@@ -3,11 +3,10 @@ by a planned fault (`tlperf.core.faults`: trained, validated, checked).
 
     python -m tests.training_child '{"data_dir": ..., "workdir": ..., ...}'
 
-Ends as the command line does.
+With TF_CONFIG it is one of several workers. Ends as the command line does.
 """
 
 import json
-import pathlib
 import sys
 from typing import Any
 
@@ -16,34 +15,30 @@ from tlperf.core.settings import (
     DeviceConfig,
     FeatureConfig,
     InputConfig,
+    ModelConfig,
     RunConfig,
     TrainConfig,
     from_plain,
 )
-from tlperf.dataset.store import open_dataset
-from tlperf.device.setup import setup_compute
 from tlperf.job.outcome import run_guarded
-from tlperf.model.weights import WeightsSource
-from tlperf.training.loop import train_backbone
+from tlperf.job.workers import as_worker, training_cluster
 
 
 def main(values: dict[str, Any]) -> None:
     """Trains."""
     config = RunConfig(
         workdir=values["workdir"],
+        data_dir=values["data_dir"],
+        model=ModelConfig(weights="none"),
         input=from_plain(InputConfig, values["input"]),
         training=from_plain(TrainConfig, values["training"]),
         features=from_plain(FeatureConfig, values.get("features", {})),
         device=from_plain(DeviceConfig, {"devices": "cpu", **values.get("device", {})}),
     )
-    with open_dataset(pathlib.Path(values["data_dir"])) as dataset:
-        train_backbone(
-            TINY,
-            config,
-            dataset=dataset,
-            compute=setup_compute(config.device),
-            weights=WeightsSource("none"),
-        )
+    cluster = training_cluster(config)
+    from tlperf.job.stages import StageRunner
+
+    StageRunner(as_worker(config, cluster), cluster=cluster).run("train", TINY)
 
 
 if __name__ == "__main__":

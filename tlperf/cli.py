@@ -133,6 +133,12 @@ FLAGS = {
         Flag("accumulate", 1, "parts of a batch, one after the other", int),
         Flag("class_weights", "none", "of the loss", choices.ClassWeights),
         Flag("early_stopping", 0, "epochs without a better one; 0 never", int),
+        Flag("head_epochs", 0, "first epochs that train the head alone", int),
+        Flag("head_learning_rate", None, "of those (default: that of the others)",
+             float),
+        Flag("ema", 0.0, "share of a moving average of weights that a step keeps; 0 "
+             "for no average", float),
+        Flag("steps_per_call", 1, "train steps that the host starts at once", int),
         Flag("batch_norm", "update", "after the boundary", choices.BatchNorm),
         Flag("resume", False, "go on from the newest checkpoint in the workdir", bool),
         Flag("save_every", 0, "steps between checkpoints (default: each epoch)", int),
@@ -148,6 +154,10 @@ FLAGS = {
         Flag("strategy", "auto", "replicas", choices.Strategy),
         Flag("precision", "auto", "of the backbone", choices.Precision),
         Flag("xla", "auto", "compile steps by XLA", choices.Xla),
+        Flag("op_determinism", False, "operations that give the same bits each time "
+             "only; without XLA", bool),
+        Flag("startup_timeout", settings.DeviceConfig().startup_timeout, "seconds that "
+             "a worker of TF_CONFIG waits for the others", float),
         Flag("profile_steps", None, "FIRST:LAST, training steps to trace for "
              "TensorBoard"),
         Flag("protocol", None, "comma list of keras_predict, compiled (default both)"),
@@ -184,7 +194,10 @@ _SOURCE_FLAGS = (
     ),
     *("tfds_compat", "on_bad", "max_bad", "exif"),
 )
-_DEVICE_FLAGS = ("devices", "logical_devices", "strategy", "precision", "xla")
+_DEVICE_FLAGS = (
+    *("devices", "logical_devices", "strategy", "precision", "xla"),
+    "op_determinism",
+)
 _PIPELINE_FLAGS = (
     *("augment", "decode", "cache", "ram_budget", "on_bad_record", "deterministic"),
     "data_service",
@@ -194,6 +207,7 @@ _TRAIN_FLAGS = (
     *_PIPELINE_FLAGS,
     *("epochs", "learning_rate", "optimizer", "schedule", "warmup_steps"),
     *("accumulate", "class_weights", "early_stopping", "batch_norm"),
+    *("head_epochs", "head_learning_rate", "ema", "steps_per_call"),
     *("resume", "save_every", "profile_steps"),
     *("feature_cache", "feature_dtype", "feature_views", "feature_dir"),
     "feature_budget",
@@ -364,7 +378,10 @@ COMMANDS = {
     ),
     "train": Command(
         "fine-tune backbones on a data directory",
-        (*_COMMON, "data_dir", "seed", *_TRAIN_FLAGS, *_DEVICE_FLAGS),
+        (
+            *(*_COMMON, "data_dir", "seed", *_TRAIN_FLAGS, *_DEVICE_FLAGS),
+            *("startup_timeout", "allow_public_bind"),
+        ),
         _train,
         terminal.render_train,
     ),

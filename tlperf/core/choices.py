@@ -144,9 +144,10 @@ class BatchNorm(enum.StrEnum):
 class Strategy(enum.StrEnum):
     """How replicas share a step."""
 
-    AUTO = "auto"  # one device: one; several: mirrored
+    AUTO = "auto"  # TF_CONFIG names workers: multiworker; several devices: mirrored
     ONE = "one"
     MIRRORED = "mirrored"
+    MULTIWORKER = "multiworker"  # several processes, each with its devices; training
 
 
 class Precision(enum.StrEnum):

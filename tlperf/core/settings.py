@@ -258,6 +258,11 @@ class TrainConfig:
         resume: go on from the newest checkpoint in the workdir, where there is one.
         save_every: steps between two checkpoints; 0 saves after each epoch. A signal
             saves at any step.
+        head_epochs: of the epochs, so many at the beginning train the head alone.
+        head_learning_rate: theirs; None takes that of the others.
+        ema: share of its former value that the moving average of a weight keeps at each
+            step, e.g. 0.999; validation and weights.h5 take the averages. 0 for none.
+        steps_per_call: train steps that the host starts at once.
     """
 
     epochs: int = 10
@@ -272,20 +277,30 @@ class TrainConfig:
     batch_norm: BatchNorm = BatchNorm.UPDATE
     resume: bool = False
     save_every: int = 0
+    head_epochs: int = 0
+    head_learning_rate: float | None = None
+    ema: float = 0.0
+    steps_per_call: int = 1
 
     def __post_init__(self) -> None:
         for name in ("save_every", "warmup_steps", "early_stopping"):
             value = getattr(self, name)
             _check(value >= 0, name, value, "a number from 0")
-        _check(self.accumulate > 0, "accumulate", self.accumulate, "1 or more")
+        for name in ("accumulate", "steps_per_call"):
+            value = getattr(self, name)
+            _check(value > 0, name, value, "1 or more")
         _check(self.epochs > 0, "epochs", self.epochs, "a positive number")
-        _check_seed(self.seed)
         _check(
-            self.learning_rate is None or self.learning_rate > 0,
-            "learning_rate",
-            self.learning_rate,
-            "a positive number",
+            0 <= self.head_epochs < self.epochs,
+            "head_epochs",
+            self.head_epochs,
+            "fewer than --epochs",
         )
+        _check(0 <= self.ema < 1, "ema", self.ema, "0 to below 1")
+        _check_seed(self.seed)
+        for name in ("learning_rate", "head_learning_rate"):
+            value = getattr(self, name)
+            _check(value is None or value > 0, name, value, "a positive number")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,16 +337,24 @@ class DeviceConfig:
         devices: `auto`, `cpu`, `gpu`, or `gpu:0,1`.
         logical_devices: devices to split the CPU into (for tests); 0 leaves it whole.
         strategy: how replicas share a step.
+        startup_timeout: seconds that a worker waits for the others.
+        allow_public_bind: train with other processes although other machines can reach
+            TensorFlow's servers, and run programs through them.
         precision: dtype policy.
         xla: whether steps are compiled by XLA.
+        op_determinism: whether TensorFlow takes operations that give the same bits each
+            time only, as it does on CPUs; slower on GPUs, and without XLA.
         profile_steps: FIRST:LAST, training steps from 1 that are traced; "" for none.
     """
 
     devices: str = "auto"
     logical_devices: int = 0
     strategy: Strategy = Strategy.AUTO
+    startup_timeout: float = 120.0
+    allow_public_bind: bool = False
     precision: Precision = Precision.AUTO
     xla: Xla = Xla.AUTO
+    op_determinism: bool = False
     profile_steps: str = ""
 
     def __post_init__(self) -> None:
@@ -347,6 +370,12 @@ class DeviceConfig:
             "devices",
             self.devices,
             "auto, cpu, gpu or gpu:0,1",
+        )
+        _check(
+            self.startup_timeout > 0,
+            "startup_timeout",
+            self.startup_timeout,
+            "seconds, more than 0",
         )
         indexes = self.devices.partition(":")[2].split(",")
         _check(

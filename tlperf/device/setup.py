@@ -1,6 +1,7 @@
 """Choosing what computes, once per process and before TensorFlow touches a device.
 
 compute = setup_compute(DeviceConfig(devices="auto"))
+compute = setup_compute(config, cluster=cluster)     # with other processes
 with compute.strategy.scope(): ...
 compute.facts()   # what a result row says about the device
 """
@@ -17,6 +18,8 @@ from tlperf.core.machine import cpu_name, usable_cores
 from tlperf.core.progress import log
 from tlperf.core.quiet import quiet_stderr
 from tlperf.core.settings import DeviceConfig
+from tlperf.device.cluster import Cluster
+from tlperf.device.workers import join_strategy
 
 # There where the driver is loaded.
 _NVIDIA_DRIVER = pathlib.Path("/proc/driver/nvidia")
@@ -30,12 +33,15 @@ class Compute:
 
     Attributes:
         strategy: a tf.distribute strategy; one replica a device.
-        devices: logical device names such as `GPU:0`, one a replica.
+        devices: logical device names such as `GPU:0`, one a replica of this process.
         precision: Keras dtype policy name of the backbone.
         jit_compile: whether steps are compiled by XLA.
         jit_update: whether the optimiser's update alone is, in steps that are not.
         kind: `GPU` or `CPU`.
         texts: each device in words, for people.
+        workers: processes that train together, each with as many devices.
+        worker: which of them this is, from 0.
+        op_determinism: whether TensorFlow takes deterministic operations only.
     """
 
     strategy: tf.distribute.Strategy
@@ -45,17 +51,27 @@ class Compute:
     kind: str
     texts: tuple[str, ...]
     jit_update: bool = False
+    workers: int = 1
+    worker: int = 0
+    op_determinism: bool = False
 
     @property
     def replicas(self) -> int:
         """Replicas in the strategy; each global batch is split evenly over them."""
-        return len(self.devices)
+        return len(self.devices) * self.workers
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this is the process that writes checkpoints and weights."""
+        return self.worker == 0
 
     @property
     def text(self) -> str:
         """All devices in words."""
         kinds = ", ".join(dict.fromkeys(self.texts))
-        return kinds if self.replicas == 1 else f"{self.replicas} x {kinds}"
+        own = len(self.devices)
+        text = kinds if own == 1 else f"{own} x {kinds}"
+        return text if self.workers == 1 else f"{self.workers} workers with {text}"
 
     def facts(self) -> dict[str, Any]:
         """What a result row says about the device."""
@@ -68,44 +84,78 @@ class Compute:
             "xla_update": self.jit_update,
             "strategy": type(self.strategy).__name__,
             "replicas": self.replicas,
+            "workers": self.workers,
             "onednn": self.kind == "CPU" and _onednn_is_on(),
+            "op_determinism": self.op_determinism,
             "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
             "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         }
 
 
-def setup_compute(config: DeviceConfig) -> Compute:
+def setup_compute(config: DeviceConfig, *, cluster: Cluster | None = None) -> Compute:
     """Chooses devices, strategy, precision and XLA.
 
     Memory growth is turned on for every visible GPU, so that two processes can share
     one.
 
+    Args:
+        config: what is asked for.
+        cluster: the workers to train with, which have met; None for this process alone.
+
     Raises:
-        TlperfError: 69 where the devices asked for are not there, 78 where a
-            combination is refused: XLA under several replicas, logical GPUs.
+        TlperfError: 69 where the devices asked for are not there or workers do not
+            answer, 78 where a combination is refused: XLA under several replicas,
+            logical GPUs, logical devices in several processes.
     """
     gpus = _visible_gpus(config)
     if gpus:
         kind, devices = "GPU", tuple(f"GPU:{i}" for i in range(len(gpus)))
     else:
-        kind, devices = "CPU", _cpu_devices(config.logical_devices)
-    strategy = _strategy(config.strategy, devices)
-    if config.strategy is Strategy.ONE:
-        devices = devices[:1]
-    precision = _resolve_precision(config.precision, gpus)
-    jit_compile = resolve_xla(config.xla, kind=kind, replicas=len(devices))
-    is_one_cpu = kind == "CPU" and len(devices) == 1
+        logical = config.logical_devices
+        _check_logical(logical, cluster)
+        kind, devices = "CPU", _cpu_devices(logical)
+    workers = 1 if cluster is None else len(cluster.addresses)
+    jit_compile = resolve_xla(
+        config.xla,
+        kind=kind,
+        replicas=len(devices) * workers,
+        op_determinism=config.op_determinism,
+    )
+    if config.op_determinism:
+        tf.config.experimental.enable_op_determinism()
+    if cluster is not None:
+        strategy = join_strategy(cluster, startup_timeout=config.startup_timeout)
+    else:
+        strategy = _strategy(config.strategy, devices)
+        if config.strategy is Strategy.ONE:
+            devices = devices[:1]
+    is_one_cpu = kind == "CPU" and len(devices) * workers == 1
     return Compute(
         strategy=strategy,
         devices=devices,
-        precision=precision,
+        precision=_resolve_precision(config.precision, gpus),
         jit_compile=jit_compile,
         # One pass over memory instead of a dozen.
-        jit_update=is_one_cpu and not jit_compile and config.xla is Xla.AUTO,
+        jit_update=is_one_cpu
+        and not (jit_compile or config.op_determinism)
+        and config.xla is Xla.AUTO,
         kind=kind,
         texts=_device_texts(gpus, devices),
+        workers=workers,
+        worker=0 if cluster is None else cluster.worker,
+        op_determinism=config.op_determinism,
     )
+
+
+def _check_logical(logical: int, cluster: Cluster | None) -> None:
+    if logical > 1 and cluster is not None:
+        raise TlperfError(
+            ExitCode.CONFIG,
+            "logical_devices",
+            found=f"--logical_devices={logical}, and TF_CONFIG names workers",
+            remedy="start more workers, or unset TF_CONFIG",
+        )
 
 
 def _visible_gpus(config: DeviceConfig) -> list[tf.config.PhysicalDevice]:
@@ -185,7 +235,9 @@ def _resolve_precision(
     return Precision.FLOAT32.value
 
 
-def resolve_xla(xla: Xla, *, kind: str, replicas: int) -> bool:
+def resolve_xla(
+    xla: Xla, *, kind: str, replicas: int, op_determinism: bool = False
+) -> bool:
     """Whether steps are compiled by XLA.
 
     `auto` is on for one GPU only. On CPUs XLA made depthwise models (Xception,
@@ -193,17 +245,22 @@ def resolve_xla(xla: Xla, *, kind: str, replicas: int) -> bool:
 
     Raises:
         TlperfError: 78 for `on` under several replicas: a compiled step cannot hold
-            MirroredStrategy's merge_call (tensorflow issue 56423, keras issue 21366).
+            MirroredStrategy's merge_call (tensorflow issue 56423, keras issue 21366);
+            and with deterministic operations: XLA has none for the gradient of max
+            pooling (tensorflow issue 69417).
     """
-    if xla is Xla.ON and replicas > 1:
+    against = f"{replicas} replicas" if replicas > 1 else ""
+    if op_determinism:
+        against = against or "--op_determinism"
+    if xla is Xla.ON and against:
         raise TlperfError(
             ExitCode.CONFIG,
-            "xla_replicas",
-            found=f"--xla=on with {replicas} replicas",
-            remedy="use --xla=off, or one device",
+            "xla_refused",
+            found=f"--xla=on with {against}",
+            remedy="use --xla=off, or one device without --op_determinism",
         )
     if xla is Xla.AUTO:
-        return kind == "GPU" and replicas == 1
+        return kind == "GPU" and not against
     return xla is Xla.ON
 
 

@@ -14,6 +14,7 @@ from tlperf.core import files
 from tlperf.core.quiet import quiet_stderr
 from tlperf.core.settings import RunConfig
 from tlperf.job.outcome import run_guarded
+from tlperf.job.workers import training_cluster
 from tlperf.reference.backbones import find_backbone
 
 
@@ -23,7 +24,9 @@ def run_stages(settings_path: str, backbone: str, stages: str) -> None:
         from tlperf.job.stages import StageRunner
 
     config = RunConfig.from_dict(files.read_json(pathlib.Path(settings_path)))
-    runner = StageRunner(config)
+    # Other stages are one process' work.
+    cluster = training_cluster(config) if stages == "train" else None
+    runner = StageRunner(config, cluster=cluster)
     for stage in stages.split(","):
         runner.run(stage, find_backbone(backbone))
 

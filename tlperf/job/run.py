@@ -17,6 +17,7 @@ from tlperf.dataset.manifest import COMPLETE, read_manifest
 from tlperf.dataset.shard import plan_dataset, write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.job.sweep import BACKBONE_STAGES, run_sweep, write_settings
+from tlperf.job.workers import as_worker, refuse_workers, training_cluster
 from tlperf.model.weights import find_weights
 from tlperf.pipeline.endpoint import check_service
 from tlperf.pipeline.order import plan_evaluation, plan_training
@@ -62,6 +63,7 @@ def _format_of(config: RunConfig) -> str:
 def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
     """One stage for each backbone: the `train`, `evaluate` or `latency` command."""
     if stage == "train":
+        config = as_worker(config, training_cluster(config))
         check_inputs(config)
         write_settings(config)
     if stage != "latency":
@@ -94,6 +96,7 @@ def run_job(
         on_accepted: called once inputs and data are found good, before any training.
     """
     start = time.perf_counter()
+    refuse_workers("run")
     check_inputs(config)
     if config.reuse_data:
         open_dataset(config.data_path).close()

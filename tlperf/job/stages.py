@@ -15,16 +15,24 @@ from tlperf.core.machine import peak_memory_bytes
 from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.store import StoredDataset, open_dataset
+from tlperf.device.cluster import Cluster, meet
 from tlperf.device.setup import Compute, setup_compute
+from tlperf.job.workers import facts_to_share
 from tlperf.pipeline.endpoint import check_service
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
 
 
 class StageRunner:
-    """Runs stages of one configuration; opens the data and the devices when needed."""
+    """Runs stages of one configuration; opens the data and the devices when needed.
 
-    def __init__(self, config: RunConfig):
+    Args:
+        config: of all stages.
+        cluster: the workers to train with; None for this process alone.
+    """
+
+    def __init__(self, config: RunConfig, *, cluster: Cluster | None = None):
         self.config = config
+        self._cluster = cluster
         self._networks: dict[str, Any] = {}
         self._stages: dict[str, Callable[[BackboneSpec], dict[str, Any]]] = {
             "train": self._train,
@@ -40,7 +48,7 @@ class StageRunner:
     @functools.cached_property
     def compute(self) -> Compute:
         """The devices of this process."""
-        return setup_compute(self.config.device)
+        return setup_compute(self.config.device, cluster=self._cluster)
 
     def run(self, stage: str, spec: BackboneSpec) -> dict[str, Any]:
         """Runs train, evaluate or latency, appends its row, returns its result."""
@@ -86,9 +94,15 @@ class StageRunner:
         # Both are checked before the devices are touched: seconds sooner.
         weights = find_weights(spec, self.config.model.weights)
         dataset = self.dataset
+        if self._cluster is not None:
+            facts = facts_to_share(self.config, spec, weights.facts(), dataset)
+            timeout_secs = self.config.device.startup_timeout
+            meet(self._cluster, facts, timeout_secs=timeout_secs)
         training = train_backbone(
             spec, self.config, dataset=dataset, compute=self.compute, weights=weights
         )
+        if not self.compute.is_chief:
+            return training.result
         # Evaluation goes on with the network that is built and traced, from the file.
         path = self.config.backbone_path(spec.name) / WEIGHTS_NAME
         load_keras_weights(training.network.model, path)

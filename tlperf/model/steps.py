@@ -14,8 +14,8 @@ what makes the host wait.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import keras
 import tensorflow as tf
@@ -25,15 +25,39 @@ from tlperf.core.choices import Augment
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier
 from tlperf.model.preprocess import build_device_half
+from tlperf.model.replicas import build_averaging
 from tlperf.reference.backbones import Normalisation
 
 
 class StepSums(NamedTuple):
-    """Sums over the images of a step that count; scalars float32."""
+    """Sums over the images of a step that count; scalars float32.
+
+    Attributes:
+        loss, correct, count: over all replicas.
+        wishes: replicas whose process wishes to stop; all processes read the same.
+    """
 
     loss: Any
     correct: Any
     count: Any
+    wishes: Any
+
+
+class SumStep(Protocol):
+    """A compiled step that gives sums."""
+
+    def __call__(self, batch: Any, wish: tf.Tensor | None = None) -> StepSums:
+        """Takes a batch and, of several processes, 1.0 where this one wishes to stop
+        (float32)."""
+
+
+class SumSteps(Protocol):
+    """Several steps in one call."""
+
+    def __call__(
+        self, batches: Sequence[Any], wish: tf.Tensor | None = None
+    ) -> list[StepSums]:
+        """Takes batches as SumStep takes one."""
 
 
 def cross_entropy(label: tf.Tensor, probability: tf.Tensor) -> tf.Tensor:
@@ -55,6 +79,7 @@ def _sums(
         loss=tf.reduce_sum(loss * batch.weight),
         correct=tf.reduce_sum(hit * batch.weight),
         count=tf.reduce_sum(batch.weight),
+        wishes=tf.zeros([]),
     )
 
 
@@ -96,7 +121,7 @@ def build_train_step(
     config: StepConfig,
     *,
     compute: Compute,
-) -> Callable[[Batch | FeatureBatch], StepSums]:
+) -> SumStep:
     """The train step; updates the active variables and returns the batch's sums.
 
     The loss is the mean over the global batch: each replica divides its sum by the
@@ -114,11 +139,24 @@ def build_train_step(
     compiled = tf.function(replica_step, jit_compile=compute.jit_compile)
 
     @tf.function
-    def train_step(batch: Batch | FeatureBatch) -> StepSums:
+    def train_step(
+        batch: Batch | FeatureBatch, wish: tf.Tensor | None = None
+    ) -> StepSums:
         sums = compute.strategy.run(compiled, args=(batch,))
-        return _reduce_sum(compute.strategy, sums)
+        return _add_up(compute, sums, wish)
 
     return train_step
+
+
+def build_train_steps(step: SumStep) -> SumSteps:
+    """Several train steps in one call of the host, which costs each of them its
+    tracing once: for steps as short as the host's work between two of them."""
+
+    @tf.function
+    def train_steps(batches: Any, wish: tf.Tensor | None = None) -> list[StepSums]:
+        return [step(batch, wish) for batch in batches]
+
+    return train_steps
 
 
 def build_replica_step(
@@ -132,6 +170,7 @@ def build_replica_step(
     as of `build_train_step`, which compiles it."""
     variables = classifier.active.trainable_variables
     update = _build_update(optimizer, variables, compute)
+    average = build_averaging(classifier.active, compute)
     device_half = build_device_half(
         compute,
         normalisation=config.normalisation,
@@ -168,6 +207,7 @@ def build_replica_step(
             parts = config.accumulate
             sums, gradients = _accumulated(differentiate, batch, parts=parts)
         update(_agree_on_overflow(gradients, optimizer, compute))
+        average()
         return sums
 
     return replica_step
@@ -292,22 +332,32 @@ def build_predict_step(
 
 def build_evaluate_step(
     predict: Callable[[Batch], tuple[Any, Any]], *, compute: Compute
-) -> Callable[[Batch], StepSums]:
+) -> SumStep:
     """The sums of a predict step, for validation; `predict` is traced once for both."""
 
     def replica_sums(batch: Any, probability: tf.Tensor, loss: tf.Tensor) -> StepSums:
         return _sums(batch, probability, loss)
 
     @tf.function
-    def add_up(batch: Any, probability: Any, loss: Any) -> StepSums:
+    def add_up(
+        batch: Any, probability: Any, loss: Any, wish: tf.Tensor | None
+    ) -> StepSums:
         sums = compute.strategy.run(replica_sums, args=(batch, probability, loss))
-        return _reduce_sum(compute.strategy, sums)
+        return _add_up(compute, sums, wish)
 
-    def evaluate_step(batch: Any) -> StepSums:
-        return add_up(batch, *predict(batch))
+    def evaluate_step(batch: Any, wish: tf.Tensor | None = None) -> StepSums:
+        return add_up(batch, *predict(batch), wish)
 
     return evaluate_step
 
 
-def _reduce_sum(strategy: tf.distribute.Strategy, sums: StepSums) -> StepSums:
-    return StepSums(*(strategy.reduce("SUM", value, axis=None) for value in sums))
+def _add_up(compute: Compute, sums: StepSums, wish: tf.Tensor | None) -> StepSums:
+    """Over all replicas, by one collective operation."""
+
+    def pack(own: StepSums) -> tf.Tensor:
+        wishes = own.wishes if wish is None else wish
+        return tf.stack([own.loss, own.correct, own.count, wishes])
+
+    packed = compute.strategy.run(pack, args=(sums,))
+    total = compute.strategy.reduce("SUM", packed, axis=None)
+    return StepSums(*tf.unstack(total, num=len(StepSums._fields)))

@@ -30,11 +30,11 @@ def check_batch_size(batch_size: int, replicas: int) -> None:
 
 
 def place_batch(batch: AnyBatch, compute: Compute) -> AnyBatch:
-    """A global batch on its device, or its parts on those of the replicas.
+    """A process' part of a batch on its device, or split over those of its replicas.
 
     Written for GPUs too, not measured on one.
     """
-    if compute.replicas > 1:
+    if len(compute.devices) > 1:
         return split_batch(batch, compute)
     (device,) = compute.devices
     if device == "CPU:0":  # where it is
@@ -44,12 +44,13 @@ def place_batch(batch: AnyBatch, compute: Compute) -> AnyBatch:
 
 
 def split_batch(batch: AnyBatch, compute: Compute) -> AnyBatch:
-    """A global batch as per-replica values, each part on its replica's device."""
+    """A process' batch as per-replica values, each part on its replica's device."""
+    count = len(compute.devices)
     with tf.device("CPU:0"):  # or TensorFlow would split some of them on the first GPU
-        parts = [tf.split(value, compute.replicas) for value in tf.nest.flatten(batch)]
+        parts = [tf.split(value, count) for value in tf.nest.flatten(batch)]
 
     def part(context: tf.distribute.experimental.ValueContext) -> AnyBatch:
-        replica = context.replica_id_in_sync_group
+        replica = context.replica_id_in_sync_group % count
         with tf.device(compute.devices[replica]):
             own = [tf.identity(pieces[replica]) for pieces in parts]
         return tf.nest.pack_sequence_as(batch, own)

@@ -92,7 +92,7 @@ class Batches:
 
         TensorFlow's own distributed datasets are not used: see `input_options`.
         """
-        check_batch_size(self.plan.batch_size, compute.replicas)
+        check_batch_size(self.plan.batch_size, len(compute.devices))
         return one_ahead(place_batch(batch, compute) for batch in self)
 
     def _named_errors(self, iterator: Iterator[Batch]) -> Generator[Batch]:
@@ -125,17 +125,31 @@ class InputPipeline:
         dataset: the data directory.
         config: batch size, order, decoding, cache.
         image_size: side in pixels.
+        worker: of the processes that train together; each takes its rows of every
+            batch.
+        workers: so many processes.
 
     Attributes:
+        batch_size: of this process' part of a batch.
         ends: passes that were begun, to be ended with the pipeline.
 
     Raises:
         TlperfError: exit code 71, where batches and cache exceed `config.ram_budget`.
     """
 
-    def __init__(self, dataset: StoredDataset, config: InputConfig, *, image_size: int):
+    def __init__(
+        self,
+        dataset: StoredDataset,
+        config: InputConfig,
+        *,
+        image_size: int,
+        worker: int = 0,
+        workers: int = 1,
+    ):
         self._dataset = dataset
         self._config = config
+        self._worker, self._workers = worker, workers
+        self.batch_size = config.batch_size // workers
         self._image_size = image_size
         self._decoder = Decoder.of(
             dataset.manifest, config.decode, image_size=image_size
@@ -185,17 +199,19 @@ class InputPipeline:
 
     def training_plan(self, epoch: int) -> BatchPlan:
         """The order of an epoch; TlperfError 65 where there are too few images."""
-        return plan_training(
+        plan = plan_training(
             count=self._dataset.split("train").count,
             batch_size=self._config.batch_size,
             seed=self._config.seed,
             epoch=epoch,
         )
+        return plan.for_worker(self._worker, workers=self._workers)
 
     def evaluation_plan(self, split: str) -> BatchPlan:
         """Every image of a split once, padded."""
         count = self._dataset.split(split).count
-        return plan_evaluation(count=count, batch_size=self._config.batch_size)
+        plan = plan_evaluation(count=count, batch_size=self._config.batch_size)
+        return plan.for_worker(self._worker, workers=self._workers)
 
     def _service_batches(self, plan: BatchPlan) -> ServiceBatches:
         ask = functools.partial(
@@ -221,7 +237,7 @@ class InputPipeline:
     def planned(
         self, split: str, plan: BatchPlan, *, in_order: bool = False
     ) -> Batches:
-        """The batches of a plan, made here; its batch size is the configured one.
+        """The batches of a plan, made here; its batch size is this process'.
 
         Args:
             split: whose images.
@@ -247,7 +263,7 @@ class InputPipeline:
         if key not in self._recipes:
             self._recipes[key] = build_recipe(
                 functools.partial(load_batch, loader, self._image_size),
-                batch_size=self._config.batch_size,
+                batch_size=self.batch_size,
                 at_once=at_once,
                 options=input_options(deterministic=is_ordered),
             )

@@ -148,22 +148,49 @@ class Checkpoints:
                 path.unlink()
 
 
+def pack(checkpoint: Checkpoint) -> tuple[bytes, bytes]:
+    """Its state and its arrays, to be sent to another process."""
+    data = b"".join(array.tobytes() for array in checkpoint.arrays)
+    return _state_text(checkpoint, files.sha256_bytes(data)).encode(), data
+
+
+def unpack(text: bytes, data: bytes) -> Checkpoint:
+    """What `pack` was given; ValueError where `data` is not what `text` says."""
+    stored = json.loads(text)
+    if files.sha256_bytes(data) != stored["arrays_sha256"]:
+        raise ValueError(f"{_ARRAYS} is not what {_STATE} says")
+    arrays, start = [], 0
+    for spec in stored["arrays"]:
+        dtype, shape = np.dtype(spec["dtype"]), tuple(spec["shape"])
+        count = int(np.prod(shape, dtype=np.int64))
+        array = np.frombuffer(data, dtype, count=count, offset=start)
+        arrays.append(array.reshape(shape))
+        start += array.nbytes
+    return Checkpoint(stored["epoch"], stored["step"], arrays, stored["state"])
+
+
+def _state_text(checkpoint: Checkpoint, arrays_sha256: str) -> str:
+    state = {
+        "epoch": checkpoint.epoch,
+        "step": checkpoint.step,
+        "arrays": [
+            {"dtype": array.dtype.str, "shape": list(array.shape)}
+            for array in checkpoint.arrays
+        ],
+        "arrays_sha256": arrays_sha256,
+        "state": checkpoint.state,
+    }
+    return files.to_json(state)
+
+
 def _write(folder: pathlib.Path, checkpoint: Checkpoint) -> None:
-    digest, specs = hashlib.sha256(), []
+    digest = hashlib.sha256()
     with open(folder / _ARRAYS, "wb") as stream:
         for array in checkpoint.arrays:
             data = array.tobytes()
             stream.write(data)
             digest.update(data)
-            specs.append({"dtype": array.dtype.str, "shape": list(array.shape)})
-    state = {
-        "epoch": checkpoint.epoch,
-        "step": checkpoint.step,
-        "arrays": specs,
-        "arrays_sha256": digest.hexdigest(),
-        "state": checkpoint.state,
-    }
-    text = files.to_json(state)
+    text = _state_text(checkpoint, digest.hexdigest())
     (folder / _STATE).write_text(text)
     (folder / _COMPLETE).write_text(files.sha256_bytes(text.encode()))
     for name in (_ARRAYS, _STATE, _COMPLETE):
@@ -176,15 +203,4 @@ def _read(folder: pathlib.Path) -> Checkpoint:
     text = (folder / _STATE).read_bytes()
     if (folder / _COMPLETE).read_text() != files.sha256_bytes(text):
         raise ValueError(f"{_STATE} is not what {_COMPLETE} says")
-    stored = json.loads(text)
-    data = (folder / _ARRAYS).read_bytes()
-    if files.sha256_bytes(data) != stored["arrays_sha256"]:
-        raise ValueError(f"{_ARRAYS} is not what {_STATE} says")
-    arrays, start = [], 0
-    for spec in stored["arrays"]:
-        dtype, shape = np.dtype(spec["dtype"]), tuple(spec["shape"])
-        count = int(np.prod(shape, dtype=np.int64))
-        array = np.frombuffer(data, dtype, count=count, offset=start)
-        arrays.append(array.reshape(shape))
-        start += array.nbytes
-    return Checkpoint(stored["epoch"], stored["step"], arrays, stored["state"])
+    return unpack(text, (folder / _ARRAYS).read_bytes())

@@ -1,6 +1,6 @@
 """Whether the frozen part is computed once, where its features go, and batches of them.
 
-    plan = plan_features(config, has_frozen=True, nbytes=..., is_there=..., room=...)
+    plan = plan_features(config, has_frozen=True, nbytes=..., room=..., is_there=...)
     with FeatureStore.open(config.features_path, facts, layouts, views=1) as store:
         store.fill(pipeline, extract, ...)             # what is not there yet
         for batch in store.training(plan, epoch=0).distribute(compute): ...
@@ -71,7 +71,13 @@ def count_views(config: RunConfig) -> int:
 
 
 def plan_features(
-    config: RunConfig, *, has_frozen: bool, nbytes: int, is_there: bool, room: int
+    config: RunConfig,
+    *,
+    has_frozen: bool,
+    nbytes: int,
+    room: Callable[[], int],
+    is_there: Callable[[], bool],
+    workers: int = 1,
 ) -> FeaturePlan:
     """Decides.
 
@@ -79,8 +85,11 @@ def plan_features(
         config: of the run.
         has_frozen: whether anything is frozen.
         nbytes: that all features take.
-        is_there: whether an entry of these features is on the disk.
         room: bytes that features may take there.
+        is_there: whether an entry of these features is on the disk; asked last, for it
+            takes a hash of the frozen weights.
+        workers: that train together, each of which computes all images once instead of
+            its part of them in each epoch.
 
     Raises:
         SettingsError: --feature_cache=on where there is nothing to keep.
@@ -98,23 +107,25 @@ def plan_features(
         against = "a data service makes the batches"
     if against and mode is FeatureCache.ON:
         raise SettingsError(f"--feature_cache=on, but {against}", "use auto or off")
-    if not against and nbytes > room:
-        against = f"it takes {format_bytes(nbytes)}, there is room for {room} bytes"
+    if against:
+        return FeaturePlan(False, against)
+    if nbytes > (left := room()):
         if mode is FeatureCache.ON:
             raise TlperfError(
                 ExitCode.IO,
                 "no_room_for_features",
                 path=config.features_path,
-                found=f"features take {nbytes} bytes, there is room for {room}",
+                found=f"features take {nbytes} bytes, there is room for {left}",
                 remedy="free space, raise --feature_budget, or use --feature_cache=off "
                 "or --feature_dtype=float16",
             )
-    if not against and mode is FeatureCache.AUTO and not is_there:
-        if config.training.epochs <= views:
-            against = "no epoch would use it again"
-    if against:
-        return FeaturePlan(False, against)
-    return FeaturePlan(True, "is there" if is_there else "is made", views, nbytes)
+        what = f"it takes {format_bytes(nbytes)}, there is room for {left} bytes"
+        return FeaturePlan(False, what)
+    was_made = is_there()
+    is_used_again = config.training.epochs > views * workers
+    if mode is FeatureCache.AUTO and not was_made and not is_used_again:
+        return FeaturePlan(False, "no epoch would use it again")
+    return FeaturePlan(True, "is there" if was_made else "is made", views, nbytes)
 
 
 def find_room(folder: pathlib.Path, budget: int) -> int:
@@ -241,7 +252,7 @@ class FeatureBatches:
 
     def distribute(self, compute: Compute) -> Generator[FeatureBatch]:
         """Each batch on its device, or split evenly over the replicas."""
-        check_batch_size(self.plan.batch_size, compute.replicas)
+        check_batch_size(self.plan.batch_size, len(compute.devices))
         return one_ahead(place_batch(batch, compute) for batch in self)
 
     def service_counts(self) -> None:

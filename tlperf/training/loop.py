@@ -8,17 +8,20 @@ Writes WORKDIR/BACKBONE/{history.jsonl, weights.h5, architecture.json, checkpoin
 tensorboard/}; weights.h5 holds the best epoch: highest validation accuracy, then lowest
 loss. What is trained is saved after each epoch, every `--save_every` steps, and at
 SIGTERM or SIGINT.
+
+Several processes do this at once, each step together: the chief writes weights and
+checkpoints and tells the others where to go on, and a signal to one stops all of them
+after the same step.
 """
 
 import contextlib
 import dataclasses
 import json
-import os
-import pathlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import tensorflow as tf
 
 from tlperf.core import faults, files
 from tlperf.core.choices import FeatureCache, Schedule
@@ -29,13 +32,15 @@ from tlperf.core.stopping import Stop, stop_signals
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.device.trace import StepTracer
-from tlperf.model.facts import describe_architecture
+from tlperf.device.workers import naming_lost_workers, share_bytes
 from tlperf.model.steps import Network
-from tlperf.model.weights import WEIGHTS_NAME, WeightsSource, save_keras_weights
+from tlperf.model.weights import WeightsSource
 from tlperf.pipeline.service import format_missed
 from tlperf.reference.backbones import BackboneSpec
-from tlperf.training.checkpoint import Checkpoint, Checkpoints
+from tlperf.training.checkpoint import Checkpoint, pack, unpack
+from tlperf.training.memory import name_fitting_batch
 from tlperf.training.passes import NotFinite, Sums
+from tlperf.training.record import Record
 from tlperf.training.result import best, epoch_row, epoch_text, train_result
 from tlperf.training.telemetry import Telemetry
 from tlperf.training.trainer import Trainer, build_trainer
@@ -45,7 +50,13 @@ _NAMED = 20
 # Settings that may differ when a training goes on: no number depends on them.
 _MAY_DIFFER = {
     "input": {"ram_budget", "cache", "data_service"},
-    "training": {"epochs", "resume", "save_every", "early_stopping"},
+    "training": {
+        "epochs",
+        "resume",
+        "save_every",
+        "early_stopping",
+        "steps_per_call",
+    },
 }
 
 
@@ -84,13 +95,14 @@ def train_backbone(
     with (
         files.directory_lock(config.backbone_path(spec.name)),
         contextlib.closing(trainer),
+        _naming_failures(trainer),
         stop_signals() as stop,
     ):
         run = _Run(trainer, weights=weights, stop=stop)
         run.begin()
         build_secs = time.perf_counter() - start
         run.go_on()
-        run.publish_best()
+        run.record.publish_best(run.rows)
         result = train_result(trainer, run.rows, weights=weights, build_secs=build_secs)
     if service := trainer.pipeline.service_totals():
         told = f"{service['guarantee']}; {format_missed(service)}"
@@ -98,11 +110,22 @@ def train_backbone(
     return Training(result, Network(trainer.classifier.whole, trainer.predict))
 
 
+@contextlib.contextmanager
+def _naming_failures(trainer: Trainer) -> Iterator[None]:
+    """Failures of the devices and of other processes, in words."""
+    around = naming_lost_workers() if trainer.compute.workers > 1 else None
+    with around or contextlib.nullcontext():
+        try:
+            yield
+        except tf.errors.ResourceExhaustedError as error:
+            raise name_fitting_batch(trainer) from error
+
+
 class _Run:
-    """A training on its way: what is done, and how it is saved.
+    """A training on its way: what is done, and when it is saved.
 
     Attributes:
-        folder: WORKDIR/BACKBONE.
+        record: its files.
         epoch: 0-based, the one that goes on.
         rows: of the epochs that are done.
     """
@@ -110,14 +133,15 @@ class _Run:
     def __init__(self, trainer: Trainer, *, weights: WeightsSource, stop: Stop):
         self._trainer, self._stop = trainer, stop
         self._settings = _settings_of(trainer, weights)
-        self.folder = trainer.config.backbone_path(trainer.spec.name)
-        self._checkpoints = Checkpoints(self.folder / "checkpoints")
+        self.record = Record(
+            trainer.config.backbone_path(trainer.spec.name),
+            is_chief=trainer.compute.is_chief,
+        )
         self.epoch = 0
         self.rows: list[dict[str, Any]] = []
         self._done: list[Sums] = []
         # Seconds of the epoch before this process, and when its part began.
         self._secs_before, self._start = 0.0, 0.0
-        self._weights: dict[str, str] = {}  # sha256 by file
         self._mode: FeatureCache | None = None
         self._tracer = self._build_tracer()
 
@@ -125,27 +149,21 @@ class _Run:
         steps = self._trainer.config.device.traced_steps
         if steps is None:
             return None
-        board = self.folder / "tensorboard"
+        board = self.record.folder / "tensorboard"
         log(f"traces steps {steps[0]} to {steps[1]}: tensorboard --logdir={board}")
         return StepTracer(board / "train", first=steps[0], last=steps[1])
 
     def begin(self) -> None:
         """Goes on from the newest checkpoint, or begins anew."""
         trainer = self._trainer
-        files.write_json(
-            self.folder / "architecture.json",
-            describe_architecture(
-                trainer.classifier.whole, trainer.classifier.frozen_names
-            ),
+        self.record.write_architecture(
+            trainer.classifier.whole, trainer.classifier.frozen_names
         )
         name = trainer.spec.name
         if not trainer.config.training.resume:
-            if self._checkpoints.names():
-                log(f"{name}: begins anew; --resume would have gone on")
-            self._checkpoints.clear()
+            self.record.begin_anew(name)
             return
-        self._checkpoints.tidy()
-        found = self._checkpoints.load(self._check_weights)
+        found = self._shared(self.record.load())
         if found is None:
             log(f"{name}: nothing to go on from")
             return
@@ -153,12 +171,24 @@ class _Run:
         self._check_epochs(found.epoch)
         trainer.assign(found.arrays)
         self.epoch, state = found.epoch, found.state
-        self.rows, self._weights = state["rows"], state["weights"]
+        self.rows, self.record.weights = state["rows"], state["weights"]
         self._done = [(a, b, c) for a, b, c in state["done"]]
         self._secs_before = state["secs"]
         # Numbers from features are rounded otherwise.
         self._mode = FeatureCache(state["feature_cache"])
         log(f"{name}: goes on in epoch {self.epoch + 1} after {found.step} steps")
+
+    def _shared(self, found: Checkpoint | None) -> Checkpoint | None:
+        """The chief's checkpoint, in every process."""
+        compute = self._trainer.compute
+        if compute.workers == 1:
+            return found
+        parts = (b"", b"") if found is None else pack(found)
+        text, data = (
+            share_bytes(compute.strategy, part, is_chief=compute.is_chief)
+            for part in parts
+        )
+        return found if compute.is_chief or not text else unpack(text, data)
 
     def _check_epochs(self, done: int) -> None:
         epochs = self._trainer.config.training.epochs
@@ -166,30 +196,27 @@ class _Run:
             raise TlperfError(
                 ExitCode.CONFIG,
                 "fewer_epochs",
-                path=self.folder,
+                path=self.record.folder,
                 found=f"{done} epochs are done, --epochs={epochs}",
                 remedy=f"give --epochs={done} or more, or train without --resume",
             )
 
-    def _check_weights(self, found: Checkpoint) -> None:
-        """Raises ValueError or OSError where the best weights of then are damaged."""
-        if not found.state["rows"]:
-            return
-        path = self._best_path(best(found.state["rows"]))
-        if files.sha256_file(path) != found.state["weights"][path.name]:
-            raise ValueError(f"{path.name} is not what it says")
-
     def go_on(self) -> None:
         """Does the epochs that are left."""
-        with Telemetry(self.folder) as telemetry:
+        with Telemetry(self.record.folder) as telemetry:
             for row in self.rows:  # of the run before
                 telemetry.write_epoch(row)
             if self.is_over():
                 return
-            self._trainer.open_features(self._mode, check_stop=self.check_stop)
+            self._trainer.frozen_part.open(self._mode, check_stop=self.check_stop)
             while not self.is_over():
                 telemetry.write_epoch(self.do_epoch())
-                self.check_stop()
+                if self._is_alone:
+                    self.check_stop()
+
+    @property
+    def _is_alone(self) -> bool:
+        return self._trainer.compute.workers == 1
 
     def is_over(self) -> bool:
         """Whether all epochs are done, or none was better for too long."""
@@ -201,49 +228,33 @@ class _Run:
     def do_epoch(self) -> dict[str, Any]:
         """The epoch, or what is left of it; its row."""
         trainer, spec = self._trainer, self._trainer.spec
+        settings = trainer.config.training
         self._start = time.perf_counter()
         with self._naming_images("train"):
             trained, batches = trainer.train_epoch(
                 self.epoch, before=self._done, watch=self
             )
         self._done = trained.sums
-        with self._naming_images("validation"):
-            validated = trainer.validate(watch=_Validating(self))
-        row = epoch_row(trainer, self.epoch, trained, validated)
-        row["dropped"] = batches.plan.dropped
-        row["data_service"] = batches.service_counts()
-        row["skipped"] = trained.planned - trained.count
-        row["secs"] += self._secs_before
-        row["train_pass_secs"] += self._secs_before
-        self.rows.append(row)
-        if row == best(self.rows):
-            path = self._best_path(row)
-            save_keras_weights(trainer.classifier.whole, path)
-            self._weights[path.name] = files.sha256_file(path)
-        self._append_steps(trained.sums)
+        with trainer.averaged(self.epoch):
+            with self._naming_images("validation"):
+                validated = trainer.validate(watch=_Validating(self))
+            row = epoch_row(trainer, self.epoch, trained, validated)
+            row["dropped"] = batches.plan.dropped
+            row["data_service"] = batches.service_counts()
+            planned = trained.steps * trainer.config.input.batch_size
+            row["skipped"] = planned - trained.count
+            row["secs"] += self._secs_before
+            row["train_pass_secs"] += self._secs_before
+            self.rows.append(row)
+            if row == best(self.rows):
+                self.record.save_best(trainer.classifier.whole, row)
+        self.record.append_steps(row["epoch"], trained.sums)
         self.epoch, self._done, self._secs_before = self.epoch + 1, [], 0.0
         self._start = time.perf_counter()
-        self._save()
-        # The checkpoint before this one may need the best before.
-        self._keep_weights([best(self.rows), best(self.rows[:-1] or self.rows)])
-        log(epoch_text(spec, row, trainer.config.training.epochs))
+        self.save()
+        self.record.let_go(self.rows)
+        log(epoch_text(spec, row, settings.epochs))
         return row
-
-    def _append_steps(self, sums: Sequence[Sums]) -> None:
-        """steps.jsonl: the mean loss of each step, a line an epoch."""
-        path = self.folder / "steps.jsonl"
-        known = [
-            one for one in files.read_json_lines(path) if one["epoch"] <= self.epoch
-        ]
-        losses = [loss / max(count, 1.0) for loss, _, count in sums]
-        lines = [*known, {"epoch": self.epoch + 1, "losses": losses}]
-        files.write_text(path, "".join(f"{files.to_json(one)}\n" for one in lines))
-
-    def check_stop(self) -> None:
-        """Ends the training where a signal wants that."""
-        faults.hit("checked")
-        if self._stop.wanted:
-            raise self._stopped()
 
     def around(
         self, number: int, finish: Callable[[], None]
@@ -254,67 +265,66 @@ class _Run:
         before = sum(row["steps"] for row in self.rows)
         return self._tracer.step(before + number, finish=finish)
 
-    def is_due(self, steps: int) -> bool:
+    def wishes_to_stop(self) -> bool:
+        """Whether a signal came to this process."""
+        return bool(self._stop.wanted)
+
+    def is_due(self, steps: int, *, new: int, is_stopping: bool) -> bool:
         """Whether to save after so many steps of the epoch."""
         faults.hit("trained")
         every = self._trainer.config.training.save_every
-        is_due = every > 0 and steps % every == 0 and self._has_order()
-        return bool(self._stop.wanted) or is_due
+        is_due = every > 0 and steps // every > (steps - new) // every
+        return is_stopping or (is_due and self._has_order())
 
     def _has_order(self) -> bool:
         """Whether the steps that are done are the plan's first: else a training goes on
         from the last epoch's end alone."""
         return self._trainer.config.input.deterministic
 
-    def look(self, done: Sequence[Sums]) -> None:
+    def look(self, done: Sequence[Sums], *, is_stopping: bool) -> None:
         """Saves; ends the training where that is wanted."""
         self._done = list(done)
+        self.save_and_end(is_stopping=is_stopping)
+
+    def save_and_end(self, *, is_stopping: bool) -> None:
+        """Saves where an epoch's steps can be gone on with; ends where that is
+        wanted."""
         if self._has_order():
-            self._save()
-        self.check_stop()
+            self.save()
+        if is_stopping:
+            raise self._stopped()
+
+    def check_stop(self) -> None:
+        """Ends the training where a signal to this process wants that."""
+        faults.hit("checked")
+        if self._stop.wanted:
+            raise self._stopped()
 
     def _stopped(self) -> TlperfError:
         return TlperfError(
             ExitCode.RETRY,
             "stopped",
-            path=self.folder,
-            found=f"{self._stop.wanted} in epoch {self.epoch + 1} after "
-            f"{len(self._done)} steps; "
+            path=self.record.folder,
+            found=f"{self._stop.wanted or 'a signal to another worker'} in epoch "
+            f"{self.epoch + 1} after {len(self._done)} steps; "
             + ("all is saved" if self._has_order() else "whole epochs are saved"),
             remedy="run again with --resume",
         )
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes a checkpoint of this moment."""
         state = {
             "settings": self._settings,
             "rows": self.rows,
             "done": self._done,
             "secs": self._secs_before + time.perf_counter() - self._start,
-            "weights": self._weights,
-            "feature_cache": "on" if self._trainer.features.store else "off",
+            "weights": self.record.weights,
+            "feature_cache": "on"
+            if self._trainer.frozen_part.features.store
+            else "off",
         }
         values = self._trainer.values()
-        self._checkpoints.save(Checkpoint(self.epoch, len(self._done), values, state))
-
-    def _best_path(self, row: dict[str, Any]) -> pathlib.Path:
-        return self._checkpoints.folder / f"weights-{row['epoch']:05d}.h5"
-
-    def _keep_weights(self, rows: Sequence[dict[str, Any]]) -> None:
-        kept = {self._best_path(row) for row in rows}
-        for path in {*self._checkpoints.folder.glob("weights-*.h5")} - kept:
-            path.unlink()
-            self._weights.pop(path.name, None)
-
-    def publish_best(self) -> None:
-        """weights.h5 is the best epoch's file, under another name: a training that
-        failed before this leaves the one before it whole."""
-        path = self._best_path(best(self.rows))
-        with files.atomic_path(self.folder / WEIGHTS_NAME) as partial:
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(path, partial)
-            except OSError:  # a file system without links
-                shutil.copyfile(path, partial)
+        self.record.save(Checkpoint(self.epoch, len(self._done), values, state))
 
     @contextlib.contextmanager
     def _naming_images(self, split: str) -> Iterator[None]:
@@ -327,7 +337,7 @@ class _Run:
         stored = self._trainer.dataset.split(split)
         ids = [one.filename for one in stored.read(error.index)]
         files.write_json(
-            self.folder / "not_finite.json",
+            self.record.folder / "not_finite.json",
             {"split": split, "epoch": self.epoch + 1, "step": error.step, "ids": ids},
         )
         listed = ", ".join(ids[:_NAMED]) + (", ..." if len(ids) > _NAMED else "")
@@ -346,14 +356,18 @@ class _Validating:
     def __init__(self, run: _Run):
         self._run = run
 
-    def is_due(self, steps: int) -> bool:
+    def wishes_to_stop(self) -> bool:
+        """Whether a signal came to this process."""
+        return self._run.wishes_to_stop()
+
+    def is_due(self, steps: int, *, new: int, is_stopping: bool) -> bool:
         """Whether a signal came."""
         faults.hit("validated")
-        return bool(self._run._stop.wanted)
+        return is_stopping
 
-    def look(self, done: Sequence[Sums]) -> None:
+    def look(self, done: Sequence[Sums], *, is_stopping: bool) -> None:
         """Saves what was trained."""
-        self._run.look(self._run._done)
+        self._run.save_and_end(is_stopping=is_stopping)
 
     def around(
         self, number: int, finish: Callable[[], None]

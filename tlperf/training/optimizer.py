@@ -79,7 +79,12 @@ class WarmUpAndDecay(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def build_optimizer(
-    spec: BackboneSpec, config: TrainConfig, *, precision: str, total_steps: int = 0
+    spec: BackboneSpec,
+    config: TrainConfig,
+    *,
+    precision: str,
+    total_steps: int = 0,
+    learning_rate: float | None = None,
 ) -> keras.optimizers.Optimizer:
     """The optimiser; wrapped in dynamic loss scaling for float16.
 
@@ -87,9 +92,13 @@ def build_optimizer(
         spec: row of the backbone table.
         config: what is not its own.
         precision: dtype policy.
-        total_steps: of the training, for a schedule.
+        total_steps: that it trains, for a schedule.
+        learning_rate: where it is not the settings'.
     """
     settings: dict[str, Any] = optimizer_settings(spec, config)
+    settings["learning_rate"] = learning_rate or settings["learning_rate"]
+    if config.ema:
+        settings.update(use_ema=True, ema_momentum=config.ema)
     name = Optimizer(str(settings.pop("name")))
     if config.schedule is not Schedule.CONSTANT or config.warmup_steps:
         settings["learning_rate"] = WarmUpAndDecay(

@@ -9,21 +9,22 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
+import tensorflow as tf
 
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import progress_bar
 from tlperf.device.setup import Compute
-from tlperf.model.steps import StepSums
+from tlperf.model.steps import StepSums, SumStep, SumSteps
 from tlperf.pipeline.input import Batches
 from tlperf.training.feature_cache import FeatureBatches
 
-# Steps that the host may be ahead of a device that computes on its own: so much later a
+# Calls that the host may be ahead of a device that computes on its own: so much later a
 # loss that is no number is seen. Unbounded, the time a GPU computes would be spent, and
 # counted, waiting for the next batch.
-_STEPS_AHEAD = 1
+_CALLS_AHEAD = 1
 
 # Loss, right answers and images of a step.
 Sums = tuple[float, float, float]
@@ -59,7 +60,6 @@ class PassResult:
         loss: mean over the images that count.
         accuracy: share of them classified right.
         count: images that counted.
-        planned: images of the plan; those that were skipped did not count.
         steps: batches, with those that were done before.
         sums: of each step.
         secs: wall time of the pass.
@@ -74,7 +74,6 @@ class PassResult:
     loss: float
     accuracy: float
     count: int
-    planned: int
     steps: int
     sums: list[Sums]
     secs: float
@@ -99,12 +98,25 @@ class NotFinite(Exception):
 
 
 class Watch(Protocol):
-    """What looks on between two steps."""
+    """What looks on between two steps.
 
-    def is_due(self, steps: int) -> bool:
-        """Whether it wants to see the state after so many steps."""
+    Where several processes train together, each asks its own watch whether to stop, and
+    a step tells all of them what all wish: they look after the same step.
+    """
 
-    def look(self, done: Sequence[Sums]) -> None:
+    def wishes_to_stop(self) -> bool:
+        """Whether this process was asked to."""
+
+    def is_due(self, steps: int, *, new: int, is_stopping: bool) -> bool:
+        """Whether it wants to see the state after so many steps.
+
+        Args:
+            steps: of the pass.
+            new: of them, since it was asked before.
+            is_stopping: whether any process wishes to stop.
+        """
+
+    def look(self, done: Sequence[Sums], *, is_stopping: bool) -> None:
         """Called then, with what these steps gave; the device has done them all."""
 
     def around(
@@ -115,10 +127,13 @@ class Watch(Protocol):
 
 
 class _Nobody:
-    def is_due(self, steps: int) -> bool:
+    def wishes_to_stop(self) -> bool:
         return False
 
-    def look(self, done: Sequence[Sums]) -> None:
+    def is_due(self, steps: int, *, new: int, is_stopping: bool) -> bool:
+        return False
+
+    def look(self, done: Sequence[Sums], *, is_stopping: bool) -> None:
         raise AssertionError("never due")
 
     def around(
@@ -128,17 +143,19 @@ class _Nobody:
 
 
 def run_pass(
-    step: Callable[[Any], StepSums],
+    step: SumStep,
     batches: Batches | FeatureBatches,
     *,
     compute: Compute,
     title: str,
+    steps: SumSteps | None = None,
+    per_call: int = 1,
     before: Sequence[Sums] = (),
     watch: Watch | None = None,
 ) -> PassResult:
     """Runs a step over all batches of a pass.
 
-    Sums stay on the device; the host reads those of a step one step later, so it
+    Sums stay on the device; the host reads those of a call one call later, so it
     neither waits between two steps nor runs far ahead of the device. They are float32
     sums of a batch each and are added up in float64.
 
@@ -147,6 +164,9 @@ def run_pass(
         batches: of the pass, or what is left of it.
         compute: where they go.
         title: of the progress bar.
+        steps: several steps in one call.
+        per_call: so many of them; the first step of a pass, and those left at its end,
+            go one at a time.
         before: what the steps gave that were done before.
         watch: looks on.
 
@@ -155,20 +175,30 @@ def run_pass(
         TlperfError: 65 where no image could be used.
     """
     plan, watch = batches.plan, watch or _Nobody()
-    run = _Progress(batches, done=[*before], watch=watch)
+    is_alone = compute.workers == 1
+    run = _Progress(batches, done=[*before], watch=watch, is_alone=is_alone)
     batch_of = run.waits.over(batches.distribute(compute))
     with (
         contextlib.closing(batch_of),
         progress_bar(total=len(plan.index), unit="img", title=title) as bar,
     ):
-        for number in range(1, plan.steps + 1):
-            with watch.around(len(before) + number, run.read_all):
-                run.add(step(next(batch_of)))
-            bar.update(plan.batch_size)
+        number = 0
+        while number < plan.steps:
+            is_whole = steps and number and plan.steps - number >= per_call > 1
+            size = per_call if is_whole else 1
+            with watch.around(len(before) + number + 1, run.read_all):
+                wish = None if is_alone else tf.constant(float(watch.wishes_to_stop()))
+                taken = [next(batch_of) for _ in range(size)]
+                if steps is None or size == 1:
+                    run.add([step(taken[0], wish)])
+                else:
+                    run.add(steps(taken, wish))
+            number += size
+            bar.update(size * plan.batch_size)
         run.read_all()
     done = run.done
     first_secs, first_wait_secs, waits = run.first_secs, run.first_wait_secs, run.waits
-    secs, steps = time.perf_counter() - run.start, len(done) - len(before)
+    secs, own_steps = time.perf_counter() - run.start, len(done) - len(before)
     loss, correct, count = (math.fsum(column) for column in zip(*done, strict=True))
     if not count:
         raise TlperfError(
@@ -177,17 +207,16 @@ def run_pass(
             found=f"{title}: none of {len(plan.index)} images could be used",
             remedy="run tlperf verify, and shard again",
         )
-    is_single = steps <= 1
+    is_single = own_steps <= 1
     return PassResult(
         loss=loss / count,
         accuracy=correct / count,
         count=int(count),
-        planned=int(plan.weight.sum()) + len(before) * plan.batch_size,
         steps=len(done),
         sums=done,
         secs=secs,
         first_step_secs=first_secs,
-        timed_steps=steps if is_single else steps - 1,
+        timed_steps=own_steps if is_single else own_steps - 1,
         timed_secs=secs if is_single else secs - first_secs,
         timed_wait_secs=waits.secs if is_single else waits.secs - first_wait_secs,
     )
@@ -197,30 +226,38 @@ class _Progress:
     """A pass that goes on: what its steps gave, and what was not read yet."""
 
     def __init__(
-        self, batches: Batches | FeatureBatches, *, done: list[Sums], watch: Watch
+        self,
+        batches: Batches | FeatureBatches,
+        *,
+        done: list[Sums],
+        watch: Watch,
+        is_alone: bool,
     ):
-        self._plan, self._watch = batches.plan, watch
-        self._pending: list[StepSums] = []
+        self._plan, self._watch, self._is_alone = batches.plan, watch, is_alone
+        self._is_stopping = False
+        self._pending: list[list[StepSums]] = []
         self._before = len(done)
         self.done = done
         self.waits = Waits()
         self.first_secs = self.first_wait_secs = 0.0
         self.start = time.perf_counter()
 
-    def add(self, sums: StepSums) -> None:
-        """A step that was begun."""
+    def add(self, sums: list[StepSums]) -> None:
+        """Steps that were begun by one call."""
         self._pending.append(sums)
-        steps = len(self.done) + len(self._pending)
+        steps = len(self.done) + sum(map(len, self._pending))
         if len(self.done) == self._before:
             # The first step is waited for, so that it is timed whole.
             self.read_all()
             self.first_secs = time.perf_counter() - self.start
             self.first_wait_secs = self.waits.secs
-        elif len(self._pending) > _STEPS_AHEAD:
+        elif len(self._pending) > _CALLS_AHEAD:
             self._read_first()
-        if self._watch.is_due(steps):
+        if self._is_alone:
+            self._is_stopping = self._watch.wishes_to_stop()
+        if self._watch.is_due(steps, new=len(sums), is_stopping=self._is_stopping):
             self.read_all()
-            self._watch.look(self.done)
+            self._watch.look(self.done, is_stopping=self._is_stopping)
 
     def read_all(self) -> None:
         """Waits for all steps."""
@@ -228,10 +265,11 @@ class _Progress:
             self._read_first()
 
     def _read_first(self) -> None:
-        sums = self._pending.pop(0)
-        loss, correct, count = float(sums.loss), float(sums.correct), float(sums.count)
-        if not math.isfinite(loss):
-            row = len(self.done) - self._before
-            index = self._plan.index.reshape(self._plan.steps, -1)[row]
-            raise NotFinite(loss, len(self.done) + 1, index)
-        self.done.append((loss, correct, count))
+        for sums in self._pending.pop(0):
+            loss, correct, count, wishes = map(float, sums)
+            if not math.isfinite(loss):
+                row = len(self.done) - self._before
+                index = self._plan.index.reshape(self._plan.steps, -1)[row]
+                raise NotFinite(loss, len(self.done) + 1, index)
+            self.done.append((loss, correct, count))
+            self._is_stopping = self._is_stopping or wishes > 0

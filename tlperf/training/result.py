@@ -58,7 +58,7 @@ def epoch_row(
         "images_per_sec": steps_per_sec * trainer.config.input.batch_size,
         "input_wait_fraction": trained.timed_wait_secs / trained.timed_secs,
         "learning_rate": float(
-            keras.ops.convert_to_numpy(trainer.optimizer.learning_rate)
+            keras.ops.convert_to_numpy(trainer.phase(epoch).optimizer.learning_rate)
         ),
     }
 
@@ -96,12 +96,13 @@ def train_result(
         "steps_per_sec": steps_per_sec,
         "images_per_sec": steps_per_sec * config.input.batch_size,
         "input_wait_fraction": wait_fraction,
-        "feature_cache": "on" if trainer.features.store else "off",
-        "features": trainer.features.to_dict(),
+        "feature_cache": "on" if trainer.frozen_part.features.store else "off",
+        "features": trainer.frozen_part.features.to_dict(),
         "precision": trainer.compute.precision,
         "xla": trainer.compute.jit_compile,
         "strategy": type(trainer.compute.strategy).__name__,
         "replicas": trainer.compute.replicas,
+        "workers": trainer.compute.workers,
         "image_size": trainer.image_size,
         "batch_size": config.input.batch_size,
         "preprocess": config.input.preprocess.value,
@@ -111,7 +112,11 @@ def train_result(
         "data_service": trainer.pipeline.service_totals(),
         "skipped": trainer.pipeline.skipped(),
         "weights": weights.facts(),
-        "weights_sha256": files.sha256_file(folder / WEIGHTS_NAME),
+        "weights_sha256": (
+            files.sha256_file(folder / WEIGHTS_NAME)
+            if trainer.compute.is_chief
+            else None  # the chief has them
+        ),
         "data_digest": trainer.dataset.manifest.digest,
         "freeze": config.model.freeze,
         "optimizer": optimizer_settings(trainer.spec, config.training),
@@ -124,7 +129,8 @@ def train_result(
         "params": classifier.whole.count_params(),
         "trainable_params": sum(
             math.prod(variable.shape)
-            for variable in classifier.whole.trainable_variables
+            for layer in trainer.phases[-1].layers
+            for variable in layer.trainable_variables
         ),
         "warnings": _warnings(trainer, rows, wait_fraction),
     }

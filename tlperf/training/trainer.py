@@ -1,138 +1,103 @@
-"""One training's model, optimiser, steps and input, and its state as arrays.
+"""One training's model, optimisers, steps and input, and its state as arrays.
 
 trainer = build_trainer(spec, config, dataset=dataset, compute=compute, weights=w)
-trainer.open_features()                        # the frozen part, once an image
+trainer.frozen_part.open()                     # the frozen part, once an image
 trainer.train_epoch(0); trainer.validate()
 arrays = trainer.values(); trainer.assign(arrays)
 """
 
+import contextlib
 import dataclasses
 import functools
-import hashlib
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tlperf.core.choices import (
-    Augment,
-    BatchNorm,
-    ClassWeights,
-    FeatureCache,
-    FeatureDtype,
-)
+from tlperf.core.choices import BatchNorm, ClassWeights
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.progress import log
 from tlperf.core.settings import RunConfig
-from tlperf.core.units import format_bytes, format_secs
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier, build_classifier
-from tlperf.model.frozen import build_extractor
 from tlperf.model.preprocess import normalisation_for
+from tlperf.model.replicas import separate_dropout
 from tlperf.model.steps import (
     StepConfig,
-    StepSums,
+    SumStep,
+    SumSteps,
     build_evaluate_step,
     build_predict_step,
     build_train_step,
+    build_train_steps,
 )
 from tlperf.model.weights import WeightsSource
 from tlperf.pipeline.deliver import check_batch_size
 from tlperf.pipeline.input import Batches, InputPipeline
 from tlperf.reference.backbones import BackboneSpec, Normalisation
-from tlperf.training.feature_cache import (
-    SPLITS,
-    Extract,
-    FeatureBatches,
-    FeaturePlan,
-    FeatureStore,
-    count_views,
-    entry_name,
-    find_room,
-    make_room,
-    plan_features,
-)
-from tlperf.training.features import Layout
+from tlperf.training.feature_cache import FeatureBatches
+from tlperf.training.frozen_part import FrozenPart
 from tlperf.training.optimizer import build_optimizer
 from tlperf.training.passes import PassResult, Sums, Watch, run_pass
 
 
 @dataclasses.dataclass
-class Features:
-    """What became of the feature cache.
+class Phase:
+    """Epochs that train the same variables.
 
     Attributes:
-        plan: whether features are kept, and why.
-        store: they; None where they are not.
-        computed: images computed in this process.
-        secs: that took.
+        layers: the layers that these epochs train.
+        optimizer: of their variables.
+        build: makes the train step; called when its layers are the trainable ones.
     """
 
-    plan: FeaturePlan
-    store: FeatureStore | None = None
-    computed: int = 0
-    secs: float = 0.0
+    layers: list[keras.layers.Layer]
+    optimizer: keras.optimizers.Optimizer
+    build: Callable[[keras.optimizers.Optimizer], SumStep]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for the result."""
-        return {
-            "why": self.plan.why,
-            "bytes": self.plan.nbytes if self.store else 0,
-            "views": self.plan.views,
-            "entry": self.store.folder.name if self.store else None,
-            "computed_images": self.computed,
-            "secs": self.secs,
-        }
+    @functools.cached_property
+    def step(self) -> SumStep:
+        """The compiled train step, traced at its first batch."""
+        return self.build(self.optimizer)
+
+    @functools.cached_property
+    def steps(self) -> SumSteps:
+        """Several of them in one call."""
+        return build_train_steps(self.step)
 
 
 @dataclasses.dataclass
 class Trainer:
-    """What the epochs of one training share; steps are traced at their first batch."""
+    """What the epochs of one training share.
+
+    Attributes:
+        phases: the head alone, where `head_epochs` asks for it; then all that the
+            boundary leaves to be trained.
+    """
 
     spec: BackboneSpec
     config: RunConfig
     dataset: StoredDataset
     compute: Compute
     classifier: Classifier
-    optimizer: keras.optimizers.Optimizer
+    phases: list[Phase]
     image_size: int
     pipeline: InputPipeline
-    features: Features = dataclasses.field(
-        default_factory=lambda: Features(FeaturePlan(False, "not asked for yet"))
-    )
+    frozen_part: FrozenPart
+    # Trained values of variables that hold their moving averages just now.
+    _trained: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
     @property
     def _normalisation(self) -> Normalisation:
         return normalisation_for(self.spec, self.config.input.preprocess)
 
-    @functools.cached_property
-    def train_step(self) -> Callable[[Any], StepSums]:
-        """The compiled train step."""
-        config = StepConfig(
-            self._normalisation,
-            batch_size=self.config.input.batch_size,
-            augmentation=self.config.input.augment,
-            accumulate=self.config.training.accumulate,
-            class_weights=self._class_weights(),
-        )
-        return build_train_step(
-            self.classifier, self.optimizer, config, compute=self.compute
-        )
-
-    def _class_weights(self) -> tuple[float, ...] | None:
-        if self.config.training.class_weights is ClassWeights.NONE:
-            return None
-        counts = self.dataset.manifest.splits["train"]
-        classes = self.dataset.manifest.classes
-        images = sum(counts.values())
-        # A class without training images has no loss to weigh.
-        return tuple(
-            images / (len(classes) * max(1, counts.get(name, 0))) for name in classes
-        )
+    def phase(self, epoch: int) -> Phase:
+        """The phase of an epoch (0-based); its layers are the trainable ones now."""
+        is_head_alone = epoch < self.config.training.head_epochs
+        phase = self.phases[0] if is_head_alone else self.phases[-1]
+        set_trainable(self.classifier.active, phase.layers)
+        return phase
 
     @functools.cached_property
     def predict(self) -> Callable[[Any], tuple[Any, Any]]:
@@ -145,13 +110,13 @@ class Trainer:
         )
 
     @functools.cached_property
-    def evaluate_step(self) -> Callable[[Any], StepSums]:
+    def evaluate_step(self) -> SumStep:
         """The sums of the inference step."""
         return build_evaluate_step(self.predict, compute=self.compute)
 
     def batches(self, epoch: int, *, step: int = 0) -> Batches | FeatureBatches:
         """An epoch (0-based) from `step` on, of images or of their features."""
-        store = self.features.store
+        store = self.frozen_part.features.store
         if store is None:
             return self.pipeline.training(epoch, step=step)
         plan = self.pipeline.training_plan(epoch)
@@ -168,13 +133,18 @@ class Trainer:
             before: what its steps gave that are done.
             watch: looks on.
         """
+        phase = self.phase(epoch)
         batches = self.batches(epoch, step=len(before))
-        title = f"{self.spec.name} epoch {epoch + 1}/{self.config.training.epochs}"
         result = run_pass(
-            self.train_step,
+            phase.step,
             batches,
             compute=self.compute,
-            title=title,
+            title=f"{self.spec.name} epoch {epoch + 1}/{self.config.training.epochs}",
+            steps=phase.steps,
+            # A trace shows single steps.
+            per_call=1
+            if self.config.device.profile_steps
+            else self.config.training.steps_per_call,
             before=before,
             watch=watch,
         )
@@ -193,26 +163,44 @@ class Trainer:
         )
 
     def _evaluation(self, split: str) -> Batches | FeatureBatches:
-        store = self.features.store
+        store = self.frozen_part.features.store
         if store is None or split != "validation":
             return self.pipeline.evaluation(split)
         return store.validation(self.pipeline.evaluation_plan(split))
 
+    @contextlib.contextmanager
+    def averaged(self, epoch: int) -> Iterator[None]:
+        """The network with the moving averages of the epoch's weights, where `ema` asks
+        for them; `values` still gives what is trained."""
+        if not self.config.training.ema:
+            yield
+            return
+        phase = self.phase(epoch)
+        variables = [one for layer in phase.layers for one in layer.trainable_variables]
+        self._trained = {id(one): _array(one) for one in variables}
+        phase.optimizer.finalize_variable_values(variables)
+        try:
+            yield
+        finally:
+            for one in variables:
+                one.assign(self._trained[id(one)])
+            self._trained = {}
+
     def close(self) -> None:
         """Ends the threads of input, and lets go of the features."""
         self.pipeline.close()
-        if self.features.store is not None:
-            self.features.store.close()
+        self.frozen_part.close()
 
     @property
     def _variables(self) -> list[Any]:
-        """What training changes: weights, statistics, seeds of dropout, slots of the
-        optimiser, its step count and loss scale."""
-        return [*self.classifier.active.variables, *self.optimizer.variables]
+        """What training changes: weights, statistics, seeds of dropout; slots of the
+        optimisers, their step counts and loss scales."""
+        optimizers = [one for phase in self.phases for one in phase.optimizer.variables]
+        return [*self.classifier.active.variables, *optimizers]
 
     def values(self) -> list[np.ndarray]:
         """All that training changes, as arrays."""
-        return [keras.ops.convert_to_numpy(one.value) for one in self._variables]
+        return [self._trained.get(id(one), _array(one)) for one in self._variables]
 
     def assign(self, arrays: Sequence[np.ndarray]) -> None:
         """Takes what `values` gave in another process.
@@ -231,126 +219,19 @@ class Trainer:
             )
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
+        separate_dropout(self.classifier.active, self.compute)
 
-    def open_features(
-        self,
-        mode: FeatureCache | None = None,
-        *,
-        check_stop: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Decides on the feature cache, and computes what is missing of it.
 
-        Args:
-            mode: of a training that goes on; None takes the configured one.
-            check_stop: raises where that is to end.
-        """
-        if mode is not None:
-            wanted = dataclasses.replace(self.config.features, feature_cache=mode)
-            self.config = dataclasses.replace(self.config, features=wanted)
-        if self.config.features.feature_cache is FeatureCache.OFF:
-            self.features = Features(FeaturePlan(False, "--feature_cache=off"))
-            return
-        start, frozen = time.perf_counter(), self.classifier.frozen
-        layouts = self._layouts()
-        nbytes = sum(layout.nbytes for layout in layouts.values())
-        folder, settings = self.config.features_path, self.config.features
-        facts = self._feature_facts(layouts) if frozen else {"backbone": ""}
-        name = entry_name(facts)
-        room = find_room(folder, settings.feature_budget)
-        plan = plan_features(
-            self.config,
-            has_frozen=frozen is not None,
-            nbytes=nbytes,
-            is_there=(folder / name).exists(),
-            room=room,
-        )
-        self.features = Features(plan)
-        if not plan.is_on:
-            log(f"{self.spec.name}: no feature cache: {plan.why}")
-            return
-        make_room(folder, nbytes, room=room, keep=name)
-        store = FeatureStore.open(folder, facts, layouts, views=plan.views)
-        self.features = Features(plan, store)  # `close` lets go of it
-        computed = store.fill(
-            self.pipeline,
-            self._extractors(),
-            batch_size=self.config.input.batch_size,
-            seed=self.config.input.seed,
-            title=f"{self.spec.name} frozen part",
-            check_stop=check_stop,
-        )
-        secs = time.perf_counter() - start
-        self.features = Features(plan, store, computed, secs)
-        log(
-            f"{self.spec.name}: frozen part of {computed} images in "
-            f"{format_secs(secs)}; features take {format_bytes(nbytes)}"
-        )
+def _array(variable: Any) -> np.ndarray:
+    values: np.ndarray = keras.ops.convert_to_numpy(variable.value)
+    return values
 
-    def _layouts(self) -> dict[str, Layout]:
-        frozen = self.classifier.frozen
-        tensors = [] if frozen is None else keras.tree.flatten(frozen.outputs)
-        wanted = self.config.features.feature_dtype
-        shapes = tuple(
-            (
-                tuple(x.shape[1:]),
-                x.dtype if wanted is FeatureDtype.COMPUTED else wanted.value,
-            )
-            for x in tensors
-        )
-        views = {"train": max(1, count_views(self.config))}
-        return {
-            name: Layout(self.dataset.split(name).count * views.get(name, 1), shapes)
-            for name in SPLITS
-        }
 
-    def _extractors(self) -> dict[str, Extract]:
-        """By split; one for both where nothing is augmented: its constants and what
-        TensorFlow makes of them take most of a GiB."""
-        augmented = {"train": self.config.input.augment, "validation": Augment.NONE}
-        built = {kind: self._extractor(kind) for kind in {*augmented.values()}}
-        return {name: built[kind] for name, kind in augmented.items()}
-
-    def _extractor(self, augmentation: Augment) -> Extract:
-        wanted = self.config.features.feature_dtype
-        return build_extractor(
-            self.classifier,
-            compute=self.compute,
-            normalisation=self._normalisation,
-            augmentation=augmentation,
-            dtype=None if wanted is FeatureDtype.COMPUTED else wanted.value,
-        )
-
-    def _feature_facts(self, layouts: dict[str, Layout]) -> dict[str, Any]:
-        """All that the features depend on."""
-        inputs, frozen = self.config.input, self.classifier.frozen
-        assert frozen is not None
-        digest = hashlib.sha256()
-        for variable in frozen.variables:
-            digest.update(keras.ops.convert_to_numpy(variable.value).tobytes())
-        augmented = {
-            "augment": inputs.augment.value,
-            "seed": inputs.seed,
-            "views": count_views(self.config),
-        }
-        return {
-            "version": 1,
-            "backbone": self.spec.name,
-            "frozen_sha256": digest.hexdigest(),
-            # By number: names that Keras makes up depend on what was built before.
-            "layers": len(frozen.layers),
-            "layouts": {
-                name: dataclasses.asdict(layout) for name, layout in layouts.items()
-            },
-            "image_size": self.image_size,
-            "normalisation": dataclasses.asdict(self._normalisation),
-            "decode": inputs.decode.value,
-            "records": self.dataset.manifest.records_digest(),
-            "precision": self.compute.precision,
-            "xla": self.compute.jit_compile,
-            # Another version may round otherwise.
-            "tensorflow": tf.__version__,
-            "augmented": None if inputs.augment is Augment.NONE else augmented,
-        }
+def set_trainable(active: keras.Model, layers: Sequence[keras.layers.Layer]) -> None:
+    """Makes `layers` the trainable ones of the active part."""
+    trainable = {id(layer) for layer in layers}
+    for layer in active.layers:
+        layer.trainable = id(layer) in trainable
 
 
 def _check_parts(config: RunConfig, compute: Compute) -> None:
@@ -392,20 +273,88 @@ def build_trainer(
             precision=compute.precision,
             load_weights=weights.load,
         )
-        if config.training.batch_norm is BatchNorm.INFERENCE:
-            for layer in classifier.active.layers:
-                if isinstance(layer, keras.layers.BatchNormalization):
-                    layer.trainable = False
-        steps = dataset.split("train").count // config.input.batch_size
+        phases = _build_phases(spec, config, dataset, compute, classifier)
+    separate_dropout(classifier.active, compute)
+    pipeline = InputPipeline(
+        dataset,
+        config.input,
+        image_size=image_size,
+        worker=compute.worker,
+        workers=compute.workers,
+    )
+    frozen_part = FrozenPart(
+        spec, config, dataset, compute, classifier, image_size, pipeline
+    )
+    return Trainer(
+        spec,
+        config,
+        dataset,
+        compute,
+        classifier,
+        phases,
+        image_size,
+        pipeline,
+        frozen_part,
+    )
+
+
+def _build_phases(
+    spec: BackboneSpec,
+    config: RunConfig,
+    dataset: StoredDataset,
+    compute: Compute,
+    classifier: Classifier,
+) -> list[Phase]:
+    """The phases; the last one's layers are the trainable ones then."""
+    settings, names = config.training, set(classifier.active_names)
+    active = [
+        layer
+        for layer in classifier.active.layers
+        if settings.batch_norm is BatchNorm.UPDATE
+        or not isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    head = [layer for layer in active if layer.name not in names]
+    step_config = StepConfig(
+        normalisation_for(spec, config.input.preprocess),
+        batch_size=config.input.batch_size,
+        augmentation=config.input.augment,
+        accumulate=settings.accumulate,
+        class_weights=find_class_weights(config, dataset),
+    )
+    # Head and all: epochs, and the learning rate that is not the settings'.
+    wanted: list[tuple[int, float | None, list[keras.layers.Layer]]]
+    wanted = [(settings.epochs - settings.head_epochs, None, active)]
+    if settings.head_epochs:
+        wanted.insert(0, (settings.head_epochs, settings.head_learning_rate, head))
+    phases = []
+    steps = dataset.split("train").count // config.input.batch_size
+    for epochs, rate, layers in wanted:
+        set_trainable(classifier.active, layers)
         optimizer = build_optimizer(
             spec,
-            config.training,
+            settings,
             precision=compute.precision,
-            total_steps=steps * config.training.epochs,
+            total_steps=steps * epochs,
+            learning_rate=rate,
         )
         # Keras 3.15 cannot create slots while tracing under a strategy (keras 23085).
         optimizer.build(classifier.active.trainable_variables)
-    pipeline = InputPipeline(dataset, config.input, image_size=image_size)
-    return Trainer(
-        spec, config, dataset, compute, classifier, optimizer, image_size, pipeline
+        build = functools.partial(
+            build_train_step, classifier, config=step_config, compute=compute
+        )
+        phases.append(Phase(layers, optimizer, build))
+    return phases
+
+
+def find_class_weights(
+    config: RunConfig, dataset: StoredDataset
+) -> tuple[float, ...] | None:
+    """What an image of each class counts in the loss; None where all count the same."""
+    if config.training.class_weights is ClassWeights.NONE:
+        return None
+    counts, classes = dataset.manifest.splits["train"], dataset.manifest.classes
+    images = sum(counts.values())
+    # A class without training images has no loss to weigh.
+    return tuple(
+        images / (len(classes) * max(1, counts.get(name, 0))) for name in classes
     )

@@ -1,0 +1,132 @@
+"""Training together with other processes: their strategy, and what they tell another.
+
+    strategy = join_strategy(cluster, startup_timeout=120)
+    data = share_bytes(strategy, data, is_chief=True)      # the chief's, everywhere
+    agree(strategy, is_good)                               # whether it is so everywhere
+    with naming_lost_workers(): ...                        # exit code 75 where one went
+
+All workers call `share_bytes` and `agree`, in the same order.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.compiler.xla.tsl.protobuf import coordination_config_pb2
+from tensorflow.python.eager import context
+
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.device.cluster import Cluster
+
+# A worker that is silent for so long is taken for dead: long enough for a machine that
+# swaps, short enough for the others to end within a minute.
+HEARTBEAT_SECS = 20.0
+
+# What a collective operation raises where a worker went away.
+_LOST = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.UnavailableError,
+)
+
+
+def join_strategy(
+    cluster: Cluster, *, startup_timeout: float
+) -> tf.distribute.MultiWorkerMirroredStrategy:
+    """The strategy of all workers, each of which has its visible GPUs, or one CPU.
+
+    Args:
+        cluster: they have met.
+        startup_timeout: seconds for TensorFlow to connect them.
+
+    Raises:
+        TlperfError: 69 where they do not connect.
+    """
+    # TensorFlow's own choice would wait for an hour for a worker that has gone, and
+    # take one for dead that did not answer for ten seconds.
+    context.context().configure_coordination_service(
+        service_type="standalone",
+        service_leader="/job:worker/replica:0/task:0",
+        cluster_register_timeout_in_ms=int(startup_timeout * 1000),
+        heartbeat_timeout_in_ms=int(HEARTBEAT_SECS * 1000),
+        coordinated_jobs=[
+            coordination_config_pb2.CoordinatedJob(
+                name="worker", num_tasks=len(cluster.addresses)
+            )
+        ],
+    )
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.worker,
+        rpc_layer="grpc",
+    )
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    except (tf.errors.OpError, RuntimeError) as error:
+        raise TlperfError(
+            ExitCode.UNAVAILABLE,
+            "workers_missing",
+            found=f"{cluster.named([cluster.worker])} cannot train with the others "
+            f"({str(error).splitlines()[0]})",
+            remedy="see what the other workers say, and start all of them again",
+        ) from error
+
+
+@contextlib.contextmanager
+def naming_lost_workers() -> Iterator[None]:
+    """Turns TensorFlow's error for a worker that went away into exit code 75."""
+    try:
+        yield
+    except _LOST as error:
+        raise TlperfError(
+            ExitCode.RETRY,
+            "worker_lost",
+            found=f"another worker went away ({_first_line(error)})",
+            remedy="start all workers again with --resume",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """The line of a graph's error that tells why."""
+    lines = str(error).strip().splitlines()
+    telling = [line for line in lines if line.startswith("Collective ops is aborted")]
+    return [*telling, *lines][0].rstrip(".")
+
+
+def agree(strategy: tf.distribute.Strategy, is_good: bool, *, workers: int) -> bool:
+    """Whether something is so in every process."""
+    return bool(_sum(strategy, np.array([is_good], np.int32))[0] == workers)
+
+
+def share_bytes(
+    strategy: tf.distribute.Strategy, data: bytes, *, is_chief: bool
+) -> bytes:
+    """The chief's bytes; those of the others are not read."""
+    own = data if is_chief else b""
+    (size,) = _sum(strategy, np.array([len(own)], np.int32))
+    padded = own.ljust(-(-int(size) // 4) * 4, b"\0")
+    return _sum(strategy, np.frombuffer(padded, np.int32)).tobytes()[: int(size)]
+
+
+def _sum(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
+    """The sum over all processes of what each has: int32 [N]."""
+
+    def of_replica(place: tf.distribute.experimental.ValueContext) -> tf.Tensor:
+        is_first = place.replica_id_in_sync_group % local == 0  # of this process
+        return tf.constant(values if is_first else np.zeros_like(values))
+
+    def add(own: tf.Tensor) -> tf.Tensor:
+        placed = tf.identity(own)  # on the replica's device
+        return tf.distribute.get_replica_context().all_reduce("SUM", placed)
+
+    @tf.function(autograph=False)
+    def add_up(x: tf.Tensor) -> tf.Tensor:
+        return strategy.run(add, args=(x,))
+
+    local = len(strategy.extended.worker_devices)
+    total = add_up(strategy.experimental_distribute_values_from_function(of_replica))
+    first, *_ = strategy.experimental_local_results(total)
+    return np.asarray(first)
