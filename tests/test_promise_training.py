@@ -5,13 +5,10 @@ had happened, and stops by itself where its loss is no number.
 signals.
 """
 
-import concurrent.futures
-import json
 import random
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -19,12 +16,10 @@ import pytest
 
 from tests.passes import make_source, store
 from tests.promises import ROOT, environment
+from tests.trainings import BATCH, at_once, command, outcome, train
 from tlperf.core import files
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.training.checkpoint import Checkpoint, Checkpoints
-
-BATCH = 4
-INPUT = {"image_size": 16, "batch_size": BATCH}
 
 
 @pytest.fixture(scope="module")
@@ -39,69 +34,6 @@ def stored(tmp_path_factory):
 def epochs(figures):
     """Of 10 steps each."""
     return figures.pick(3, 20)
-
-
-def command(data_dir, workdir, *, epochs, features="off", **values):
-    """A training with dropout, Adam and momentum of its own."""
-    training = {"epochs": epochs, "learning_rate": 0.01, **values}
-    given = {
-        "data_dir": str(data_dir),
-        "workdir": str(workdir),
-        "input": INPUT,
-        "training": training,
-        "features": {"feature_cache": features},
-    }
-    return [sys.executable, "-m", "tests.training_child", json.dumps(given)]
-
-
-def train(*arguments, faults=None, **values):
-    return subprocess.run(
-        command(*arguments, **values),
-        cwd=ROOT,
-        env=environment(faults),
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def outcome(workdir):
-    """What a training made: each step's loss to the last bit, and its weights."""
-    folder = workdir / "tiny"
-    steps = files.read_json_lines(folder / "steps.jsonl")
-    rows = files.read_json_lines(folder / "history.jsonl")
-    kept = ("loss", "accuracy", "val_loss", "val_accuracy")
-    checkpoint = Checkpoints(folder / "checkpoints").load()
-    assert checkpoint is not None
-    return {
-        "losses": [loss.hex() for row in steps for loss in row["losses"]],
-        "rows": [[float(row[name]).hex() for name in kept] for row in rows],
-        "state": [array.tobytes() for array in checkpoint.arrays],
-        "best": best_weights(folder / "weights.h5"),
-    }
-
-
-def best_weights(path):
-    """HDF5 files of equal contents need not be equal."""
-    import h5py
-
-    found = {}
-    with h5py.File(path) as stored:
-        stored.visititems(
-            lambda name, item: (
-                found.update({name: item[()].tobytes()})
-                if isinstance(item, h5py.Dataset)
-                else None
-            )
-        )
-    return found
-
-
-def at_once(work, cases):
-    """The work for all cases, two processes at a time: most of each is TensorFlow's
-    start on one core."""
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        return list(pool.map(lambda case: work(*case), cases))
 
 
 @pytest.fixture(scope="module")

@@ -40,4 +40,6 @@ TINY = dataclasses.replace(
     head=(HeadLayer(HeadKind.GLOBAL_AVERAGE_POOLING), HeadLayer(HeadKind.DROPOUT, 0.2)),
     imagenet=None,
 )
+# Replicas' losses are those of one device: no mask is drawn.
+WITHOUT_DROPOUT = dataclasses.replace(TINY, head=TINY.head[:1])
 assert isinstance(TINY, BackboneSpec)

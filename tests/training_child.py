@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from tests.tiny import TINY
+from tests.tiny import TINY, WITHOUT_DROPOUT
 from tlperf.core.settings import (
     DeviceConfig,
     FeatureConfig,
@@ -35,10 +35,11 @@ def main(values: dict[str, Any]) -> None:
         features=from_plain(FeatureConfig, values.get("features", {})),
         device=from_plain(DeviceConfig, {"devices": "cpu", **values.get("device", {})}),
     )
+    spec = TINY if values.get("dropout", True) else WITHOUT_DROPOUT
     cluster = training_cluster(config)
     from tlperf.job.stages import StageRunner
 
-    StageRunner(as_worker(config, cluster), cluster=cluster).run("train", TINY)
+    StageRunner(as_worker(config, cluster), cluster=cluster).run("train", spec)
 
 
 if __name__ == "__main__":
