@@ -8,21 +8,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tiny import TINY
+from tests.tiny import RANDOM, TINY, run_config
 from tlperf.core import files
 from tlperf.core.choices import BatchNorm, Schedule
 from tlperf.core.errors import SettingsError, TlperfError
-from tlperf.core.settings import (
-    DeviceConfig,
-    InputConfig,
-    RunConfig,
-    TrainConfig,
-    from_plain,
-)
+from tlperf.core.settings import DeviceConfig, InputConfig, TrainConfig
 from tlperf.dataset.store import open_dataset
 from tlperf.model.steps import build_evaluate_step
 from tlperf.model.trained import load_trained
-from tlperf.model.weights import WeightsSource
 from tlperf.pipeline.input import InputPipeline
 from tlperf.reference.backbones import BACKBONES
 from tlperf.training.loop import train_backbone
@@ -35,17 +28,6 @@ from tlperf.training.passes import Waits, run_pass
 from tlperf.training.trainer import find_class_weights
 
 pytestmark = pytest.mark.usefixtures("two_cpus")
-RANDOM = WeightsSource("none")
-
-
-def run_config(workdir, **training):
-    return RunConfig(
-        workdir=str(workdir),
-        input=InputConfig(image_size=32, batch_size=8),
-        training=from_plain(
-            TrainConfig, {"epochs": 3, "learning_rate": 0.01, **training}
-        ),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -347,9 +329,7 @@ def test_balanced_classes_weigh_the_same_in_all(photos_dir, tmp_path):
 
 def test_traced_steps_are_steps_to_xprof(two_cpus, photos_dir, tmp_path, capsys):
     """Read by XProf's own reader where it is installed (extra profile)."""
-    config = dataclasses.replace(
-        run_config(tmp_path, epochs=2), device=DeviceConfig(profile_steps="2:4")
-    )
+    config = run_config(tmp_path, epochs=2, device={"profile_steps": "2:4"})
     with open_dataset(photos_dir) as dataset:
         train_backbone(TINY, config, dataset=dataset, compute=two_cpus, weights=RANDOM)
     board = tmp_path / "tiny" / "tensorboard"

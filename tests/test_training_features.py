@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.images import make_folder
-from tests.tiny import TINY
+from tests.tiny import RANDOM, TINY, run_config
 from tlperf.core import files
 from tlperf.core.choices import (
     Augment,
@@ -26,17 +26,9 @@ from tlperf.core.choices import (
     Preprocess,
 )
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
-from tlperf.core.settings import (
-    DataConfig,
-    FeatureConfig,
-    InputConfig,
-    ModelConfig,
-    RunConfig,
-    TrainConfig,
-)
+from tlperf.core.settings import DataConfig
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
-from tlperf.model.weights import WeightsSource
 from tlperf.pipeline.load import Loader
 from tlperf.training.feature_cache import find_room, make_room, plan_features
 from tlperf.training.features import FeatureSplit, Layout
@@ -44,7 +36,6 @@ from tlperf.training.loop import train_backbone
 from tlperf.training.trainer import build_trainer
 
 pytestmark = pytest.mark.usefixtures("two_cpus")
-RANDOM = WeightsSource("none")
 LAYOUT = Layout(rows=10, shapes=(((2, 3), "float32"), ((), "bfloat16")))
 
 
@@ -113,16 +104,6 @@ def test_files_of_another_size_are_made_anew(tmp_path):
     # A row of zeros is not what the checksum says.
     assert split.missing().tolist() == list(range(10))
     assert LAYOUT.nbytes == sum(p.stat().st_size for p in tmp_path.iterdir())
-
-
-def run_config(workdir, *, features=None, inputs=None, model=None, **training):
-    return RunConfig(
-        workdir=str(workdir),
-        input=InputConfig(**{"image_size": 32, "batch_size": 8, **(inputs or {})}),
-        model=ModelConfig(**(model or {})),
-        training=TrainConfig(**{"epochs": 3, "learning_rate": 0.01, **training}),
-        features=FeatureConfig(**(features or {})),
-    )
 
 
 # mode, what else, is it on, why
@@ -247,16 +228,6 @@ def test_features_are_what_the_frozen_part_makes(two_cpus, photos, tmp_path):
 
 def losses(training):
     return [row["loss"] for row in training.result["epochs"]]
-
-
-def train(photos, compute, workdir, **values):
-    return train_backbone(
-        TINY,
-        run_config(workdir, **values),
-        dataset=photos,
-        compute=compute,
-        weights=RANDOM,
-    )
 
 
 def test_cached_or_not_it_learns_the_same(two_cpus, photos, tmp_path):

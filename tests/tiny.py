@@ -1,9 +1,23 @@
-"""A one-block backbone, so that tests of the loop take seconds."""
+"""A one-block backbone and its training, so that tests of the loop take seconds."""
 
 import dataclasses
+import pathlib
+from typing import Any
 
 import keras
 
+from tlperf.core.settings import (
+    DeviceConfig,
+    FeatureConfig,
+    InputConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    from_plain,
+)
+from tlperf.dataset.store import StoredDataset
+from tlperf.device.setup import Compute
+from tlperf.model.weights import WeightsSource
 from tlperf.reference.backbones import (
     TF_MODE,
     VGG16,
@@ -43,3 +57,49 @@ TINY = dataclasses.replace(
 # Replicas' losses are those of one device: no mask is drawn.
 WITHOUT_DROPOUT = dataclasses.replace(TINY, head=TINY.head[:1])
 assert isinstance(TINY, BackboneSpec)
+
+RANDOM = WeightsSource("none")
+
+
+def run_config(
+    workdir: str | pathlib.Path,
+    *,
+    inputs: dict[str, Any] | None = None,
+    model: dict[str, Any] | None = None,
+    features: dict[str, Any] | None = None,
+    device: dict[str, Any] | None = None,
+    **training: Any,
+) -> RunConfig:
+    """Three epochs of batches of 8 images of 32 pixels, but for what is given."""
+    return RunConfig(
+        workdir=str(workdir),
+        input=from_plain(
+            InputConfig, {"image_size": 32, "batch_size": 8, **(inputs or {})}
+        ),
+        model=from_plain(ModelConfig, model or {}),
+        training=from_plain(
+            TrainConfig, {"epochs": 3, "learning_rate": 0.01, **training}
+        ),
+        features=from_plain(FeatureConfig, features or {}),
+        device=from_plain(DeviceConfig, device or {}),
+    )
+
+
+def train_tiny(
+    dataset: StoredDataset,
+    compute: Compute,
+    workdir: str | pathlib.Path,
+    *,
+    spec: BackboneSpec = TINY,
+    **values: Any,
+) -> Any:
+    """A training of the one-block backbone; `values` are of `run_config`."""
+    from tlperf.training.loop import train_backbone
+
+    return train_backbone(
+        spec,
+        run_config(workdir, **values),
+        dataset=dataset,
+        compute=compute,
+        weights=RANDOM,
+    )
