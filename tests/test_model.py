@@ -258,7 +258,7 @@ def test_efficientnets_imagenet_file_gives_keras_own_outputs(tmp_path, monkeypat
     )
     md5 = hashlib.md5(path.read_bytes()).hexdigest()
     assert EFFICIENTNETB0.imagenet is not None
-    file = dataclasses.replace(EFFICIENTNETB0.imagenet, md5=md5)
+    file = dataclasses.replace(EFFICIENTNETB0.imagenet, file_hash=md5)
     spec = dataclasses.replace(EFFICIENTNETB0, imagenet=file)
     source = weights.find_weights(spec, str(tmp_path))
     assert source.kind == "imagenet"

@@ -85,12 +85,12 @@ def test_imagenet_files_are_those_of_the_installed_keras(name, module, weights_n
     source = re.sub(r'"\s+"', "", _keras_source(module))
     if weights_name is None:
         hashes = re.findall(r'file_hash="(\w+)"', source)
-        assert file.md5 == hashes[1]  # with the top first, without it second
+        assert file.file_hash == hashes[1]  # with the top first, without it second
         assert file.name in source
     else:
         pair = re.search(rf'"{weights_name}": \(\s*"(\w+)",\s*"(\w+)"', source)
         assert pair is not None
-        assert file.md5 == pair.group(2)
+        assert file.file_hash == pair.group(2)
     base = file.url.removesuffix(file.name).rstrip("/").rpartition("/")[0]
     assert base in source
 

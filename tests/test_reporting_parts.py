@@ -165,6 +165,26 @@ def test_backbone_outside_the_table():
     assert "my--net--loss.svg" in texts
 
 
+def test_a_keras_network_has_measured_values_and_no_published_ones():
+    trained = {
+        "head": ["GlobalAveragePooling2D", "Dense(2, softmax)"],
+        "frozen_layers": 154,
+        "active_layers": 0,
+        "defaults": "of this project, not of the study: so and so",
+    }
+    run = collect_rows([row("train", trained, "keras-mobilenetv2")])
+    ledger = build_ledger(run)
+    assert len(ledger) == len(FIGURES)
+    table = study_tables.table_2(run, ledger)
+    assert table.rows[-1][:5] == ("keras:MobileNetV2", "n/a", "0:153", "n/a", "none")
+    note = "keras:MobileNetV2: defaults of this project, not of the study: so and so."
+    assert table.notes[-1] == note
+    table = study_tables.table_3(run, ledger)
+    heads = ("n/a", "GlobalAveragePooling2D, Dense(2, softmax)")
+    assert table.rows[-1] == ("keras:MobileNetV2", *heads)
+    assert table.notes == (note,)
+
+
 def test_shard_table_keeps_the_order_of_the_way():
     splits = {"test": {"a": 1}, "train": {"a": 3}, "validation": {"a": 2}}
     table = facts.split_table({"splits": splits, "classes": ["a"]})

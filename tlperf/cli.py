@@ -122,12 +122,14 @@ FLAGS = {
              "after a restart (default: nowhere)"),
         Flag("allow_public_bind", False, "listen although other machines can reach "
              "this one, and run programs through it", bool),
-        Flag("backbones", "all", "all, or a comma list of backbones"),
+        Flag("backbones", "all", "all, or a comma list of backbones and keras:NAME"),
         Flag("weights", "imagenet", "imagenet, none, DIR, FILE, or NAME:one,NAME:two"),
-        Flag("freeze", "paper", "paper, all, none, or the first active layer"),
+        Flag("freeze", "paper", "paper, all, none, or the first active layer; for "
+             "keras:NAME paper is all"),
         Flag("epochs", 10, "passes over the training split", int),
-        Flag("learning_rate", None, "(default: Table 4)", float),
-        Flag("optimizer", None, "(default: Table 4)", choices.Optimizer),
+        Flag("learning_rate", None, "(default: Table 4; of keras:NAME 0.001)", float),
+        Flag("optimizer", None, "(default: Table 4; of keras:NAME adam)",
+             choices.Optimizer),
         Flag("schedule", "constant", "of the learning rate", choices.Schedule),
         Flag("warmup_steps", 0, "over which the learning rate rises", int),
         Flag("accumulate", 1, "parts of a batch, one after the other", int),

@@ -169,7 +169,7 @@ def _plan_backbone(
     scale = (image_size / spec.native_size) ** 2
     active = _active_gmacs(spec, config.model.freeze)
     gflop = None
-    if active is not None:
+    if active is not None and spec.gmacs is not None:
         # A backward pass of the active part costs two forward passes of it.
         gmacs = train.steps * batch_size * (spec.gmacs + 2 * active)
         gmacs += validation.steps * batch_size * spec.gmacs
@@ -188,7 +188,10 @@ def _plan_backbone(
 
 
 def _active_gmacs(spec: BackboneSpec, freeze: str) -> float | None:
-    """Multiply-adds of the layers that are trained; None at a boundary of one's own."""
+    """Multiply-adds of the layers that are trained; None at a boundary of one's own and
+    for a backbone whose are not known."""
+    if spec.gmacs is None or spec.frozen_gmacs is None:
+        return None
     known = {"paper": spec.gmacs - spec.frozen_gmacs, "all": 0.0, "none": spec.gmacs}
     return known.get(freeze)
 

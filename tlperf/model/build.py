@@ -84,7 +84,10 @@ def build_imagenet_model(spec: BackboneSpec) -> keras.Model:
 
     Weights are random: neither time nor size depends on their values.
     """
-    return find_constructor(spec)(weights=None, classes=IMAGENET_CLASSES)
+    # Not left to Keras: MobileNetV3 would leave its sides open.
+    shape = (spec.native_size, spec.native_size, 3)
+    constructor = find_constructor(spec)
+    return constructor(weights=None, classes=IMAGENET_CLASSES, input_shape=shape)
 
 
 def build_classifier(
@@ -102,7 +105,8 @@ def build_classifier(
         spec: row of the backbone table.
         image_size: side in pixels.
         classes: C; the last layer is a softmax over them.
-        freeze: `paper`, `all`, `none`, or the name of the first active layer.
+        freeze: `paper` (the backbone's own boundary), `all`, `none`, or the name of the
+            first active layer.
         precision: Keras dtype policy; the softmax is float32 in each.
         load_weights: called with the bare backbone before the head is appended.
     """
@@ -144,11 +148,11 @@ def first_active_index(backbone: keras.Model, spec: BackboneSpec, freeze: str) -
         SettingsError: no layer has that name; the text suggests the nearest.
     """
     names = [layer.name for layer in backbone.layers]
-    if freeze == "all":
+    name = spec.first_active if freeze == "paper" else freeze
+    if name is None or freeze == "all":
         return len(names)
     if freeze == "none":
         return 1  # the input layer holds nothing to train
-    name = spec.first_active if freeze == "paper" else freeze
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.3)
         hint = f"did you mean {near[0]}? " if near else ""

@@ -5,6 +5,7 @@ depth(model)        # layers that hold weights: Table 1's rule, found by countin
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -25,7 +26,7 @@ def depth(model: keras.Model) -> int:
     activation and normalisation layers; the printed numbers are in fact these counts,
     for all six backbones.
     """
-    return sum(bool(layer.weights) for layer in model.layers)
+    return sum(bool(layer.weights) for layer in _single_layers(model))
 
 
 def count_macs(model: keras.Model) -> int:
@@ -34,13 +35,23 @@ def count_macs(model: keras.Model) -> int:
     Element-wise work (activations, normalisation, pooling) is left out, as published
     counts do.
     """
-    return sum(_layer_macs(layer) for layer in model.layers)
+    return sum(_layer_macs(layer) for layer in _single_layers(model))
+
+
+def _single_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:
+    """The layers, those of models inside it too: ConvNeXt's stem is one."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _single_layers(layer)
+        else:
+            yield layer
 
 
 def _layer_macs(layer: keras.layers.Layer) -> int:
     layers = keras.layers
     if isinstance(layer, layers.Dense):
-        return math.prod(layer.kernel.shape)
+        # ConvNeXt's are called on each place of a map.
+        return math.prod(layer.output.shape[1:-1]) * math.prod(layer.kernel.shape)
     if isinstance(layer, layers.SeparableConv2D):
         height, width = _output_size(layer)
         weights = math.prod(layer.depthwise_kernel.shape) + math.prod(

@@ -107,6 +107,8 @@ def normalise(
         x = tf.reverse(x, axis=[-1])
     if any(normalisation.mean):
         x = x - tf.constant(normalisation.mean, tf.float32)
-    if normalisation.divisor != 1.0:
+    if isinstance(normalisation.divisor, tuple):
+        x = x / tf.constant(normalisation.divisor, tf.float32)
+    elif normalisation.divisor != 1.0:
         x = x / normalisation.divisor
     return tf.cast(x, dtype)

@@ -21,8 +21,13 @@ from typing import Any
 
 from tlperf.core import files
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
-from tlperf.core.progress import progress_bar
-from tlperf.reference.backbones import BackboneSpec, WeightsFile, find_backbone
+from tlperf.core.progress import log, progress_bar
+from tlperf.reference.backbones import (
+    KERAS_PREFIX,
+    BackboneSpec,
+    WeightsFile,
+    find_backbone,
+)
 
 # The trained weights in a backbone's folder.
 WEIGHTS_NAME = "weights.h5"
@@ -148,15 +153,24 @@ def _fold_extra_rescaling(backbone: Any) -> None:
 def parse_weights(text: str) -> dict[str, str] | str:
     """`--weights` as one word for every backbone, or as `{backbone: word}`.
 
-    >>> parse_weights("none"), parse_weights("xception:a.h5,resnet50:none")
-    ('none', {'xception': 'a.h5', 'resnet50': 'none'})
+    >>> parse_weights("none"), parse_weights("xception:a.h5,keras:VGG19:none")
+    ('none', {'xception': 'a.h5', 'keras-vgg19': 'none'})
     """
-    pairs = [part.partition(":") for part in text.split(",")]
+    pairs = [_split_pair(part) for part in text.split(",")]
     if not all(colon and name.strip() for name, colon, _ in pairs):
         return text
     if len(pairs) == 1 and ("/" in pairs[0][0] or "." in pairs[0][0]):
         return text
     return {find_backbone(name).name: word for name, _, word in pairs}
+
+
+def _split_pair(text: str) -> tuple[str, str, str]:
+    """Backbone, colon and word; the colon of `keras:NAME` belongs to the backbone."""
+    name, colon, word = text.partition(":")
+    if name.strip().lower() == KERAS_PREFIX and ":" in word:
+        inner, colon, word = word.partition(":")
+        name = f"{name}:{inner}"
+    return name, colon, word
 
 
 def find_weights(
@@ -190,7 +204,7 @@ def find_weights(
     if path.is_dir():
         path = _file_in_folder(spec, path)
     _require_file(path)
-    is_imagenet = spec.imagenet is not None and _md5(path) == spec.imagenet.md5
+    is_imagenet = spec.imagenet is not None and _is_known(spec.imagenet, path)
     return WeightsSource(
         "imagenet" if is_imagenet else "file",
         path=path,
@@ -260,7 +274,12 @@ def _imagenet(spec: BackboneSpec, *, download: bool) -> WeightsSource:
         if not download:
             raise _not_available(spec, spec.imagenet, "not downloaded yet")
         _download(spec, spec.imagenet, path)
-    _check_md5(spec.imagenet, path)
+    _check_hash(spec.imagenet, path)
+    if not spec.imagenet.file_hash:
+        log(
+            f"{spec.name}: Keras states no hash of {path.name}; the result holds the "
+            "sha256 of what is there"
+        )
     return WeightsSource(
         "imagenet",
         path=path,
@@ -294,7 +313,11 @@ def _download(spec: BackboneSpec, file: WeightsFile, path: pathlib.Path) -> None
             bar.update(len(chunk))
         stream.flush()
         # Before the file gets its name: a wrong one is never seen.
-        _check_md5(file, partial)
+        found = stream.tell()
+        if size and found != size:
+            why = f"the download broke off after {found} of {size} bytes"
+            raise _not_available(spec, file, why)
+        _check_hash(file, partial)
 
 
 def _not_available(spec: BackboneSpec, file: WeightsFile, why: str) -> TlperfError:
@@ -308,18 +331,30 @@ def _not_available(spec: BackboneSpec, file: WeightsFile, why: str) -> TlperfErr
     )
 
 
-def _md5(path: pathlib.Path) -> str:
+def _hash_kind(file: WeightsFile) -> str:
+    return "sha256" if len(file.file_hash) == 64 else "md5"
+
+
+def _hash(path: pathlib.Path, kind: str) -> str:
     with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest()
+        return hashlib.file_digest(stream, kind).hexdigest()
 
 
-def _check_md5(file: WeightsFile, path: pathlib.Path) -> None:
-    found = _md5(path)
-    if found != file.md5:
+def _is_known(file: WeightsFile, path: pathlib.Path) -> bool:
+    """Whether the file's content is Keras' own, as far as Keras states its hash."""
+    return _hash(path, _hash_kind(file)) == file.file_hash
+
+
+def _check_hash(file: WeightsFile, path: pathlib.Path) -> None:
+    if not file.file_hash:
+        return
+    kind = _hash_kind(file)
+    found = _hash(path, kind)
+    if found != file.file_hash:
         raise TlperfError(
             ExitCode.INTEGRITY,
             "weights_hash",
             path=path,
-            found=f"md5 {found}, expected {file.md5}",
+            found=f"{kind} {found}, expected {file.file_hash}",
             remedy="delete the file and run again",
         )

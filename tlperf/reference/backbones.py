@@ -1,11 +1,14 @@
-"""The backbones as one table; adding a Keras backbone is adding a row.
+"""The study's backbones as one table, and those of any network of `keras.applications`.
 
     spec = find_backbone("Inception-ResNet-V2")
-    parse_backbones("all"), parse_backbones("xception,vgg16")
+    parse_backbones("all"), parse_backbones("xception,keras:MobileNetV2")
 
 Freeze boundaries are named by the first active layer. All six names are written out in
 Keras' own source, so neither EfficientNet's extra layer with `weights="imagenet"` nor
 the numbering of auto-named layers (`add_11`) can move them.
+
+`keras:NAME` is no backbone of the study. Its defaults are this project's: the whole
+trunk frozen, global average pooling and the softmax as its head, Adam at 1e-3.
 """
 
 import dataclasses
@@ -16,6 +19,7 @@ import re
 from tlperf.core.choices import Optimizer
 from tlperf.core.errors import SettingsError
 from tlperf.core.settings import ALL_BACKBONES
+from tlperf.reference.keras_zoo import FAMILIES, Family, Pixels, ZooModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +28,23 @@ class Normalisation:
 
     Attributes:
         mean: subtracted, in pixel units 0..255, per channel after any reversal.
-        divisor: divides the difference.
+        divisor: divides the difference, all channels by one or each by its own.
         reverse_channels: whether RGB becomes BGR first.
     """
 
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    divisor: float = 1.0
+    divisor: float | tuple[float, float, float] = 1.0
     reverse_channels: bool = False
 
 
-# keras.applications.imagenet_utils.preprocess_input, modes "tf" and "caffe".
+# keras.applications.imagenet_utils.preprocess_input, modes "tf", "caffe" and "torch".
 TF_MODE = Normalisation(mean=(127.5, 127.5, 127.5), divisor=127.5)
 CAFFE_MODE = Normalisation(mean=(103.939, 116.779, 123.68), reverse_channels=True)
-# EfficientNet rescales inside the network.
+TORCH_MODE = Normalisation(
+    mean=(0.485 * 255, 0.456 * 255, 0.406 * 255),
+    divisor=(0.229 * 255, 0.224 * 255, 0.225 * 255),
+)
+# EfficientNet and other newer networks rescale inside.
 RAW_PIXELS = Normalisation()
 # "normalización de las variables" in the study: most plausibly x / 255 for all six.
 PAPER_MODE = Normalisation(divisor=255.0)
@@ -84,14 +92,15 @@ class WeightsFile:
     Attributes:
         name: file name in Keras' cache and in a weights folder.
         url: where Keras downloads it from.
-        md5: the hash Keras checks it by.
+        file_hash: that Keras checks it by: md5 (32 digits) or sha256 (64), or "" where
+            Keras states none.
         extra_rescaling: True where Keras builds one more layer for this file than for
             `weights=None`: its Normalization divides by sqrt(std) once more.
     """
 
     name: str
     url: str
-    md5: str
+    file_hash: str
     extra_rescaling: bool = False
 
 
@@ -106,13 +115,16 @@ class BackboneSpec:
         native_size: side in pixels its ImageNet weights were trained at.
         min_size: smallest side the network accepts.
         normalisation: what its ImageNet weights expect of the pixels.
-        first_active: name of the first layer that Table 2 trains.
+        first_active: name of the first layer that Table 2 trains; None freezes the
+            whole trunk.
         head: Table 3 without its last layer, a softmax over the classes.
         optimizer: Table 4.
-        gmacs: 1e9 multiply-adds an image, native size, with the 1000-class top.
-        frozen_gmacs: those of the layers that Table 2 freezes.
+        gmacs: 1e9 multiply-adds an image, native size, with the 1000-class top; None
+            where they are not known before the network is built.
+        frozen_gmacs: those of the layers that Table 2 freezes; None likewise.
         learning_rate: Table 4.
         imagenet: Keras' ImageNet file, or None where there is none.
+        defaults: where boundary, head, optimiser and learning rate come from.
     """
 
     name: str
@@ -121,13 +133,14 @@ class BackboneSpec:
     native_size: int
     min_size: int
     normalisation: Normalisation
-    first_active: str
+    first_active: str | None
     head: tuple[HeadLayer, ...]
     optimizer: Optimizer
-    gmacs: float
-    frozen_gmacs: float
+    gmacs: float | None
+    frozen_gmacs: float | None
     learning_rate: float = 5e-5
     imagenet: WeightsFile | None = None
+    defaults: str = "Tables 2-4 of the study"
 
 
 _BUCKET = "https://storage.googleapis.com"
@@ -255,6 +268,49 @@ BACKBONES: tuple[BackboneSpec, ...] = (
 )
 
 
+_NORMALISATIONS = {
+    Pixels.TF: TF_MODE,
+    Pixels.TORCH: TORCH_MODE,
+    Pixels.CAFFE: CAFFE_MODE,
+    Pixels.RAW: RAW_PIXELS,
+}
+KERAS_PREFIX = "keras"
+KERAS_DEFAULTS = (
+    "of this project, not of the study: whole trunk frozen, global average pooling, "
+    "Adam at 0.001"
+)
+
+
+def _keras_spec(family: Family, model: ZooModel) -> BackboneSpec:
+    """`keras:NAME`; its folder is `keras-name`, apart from the study's of that name."""
+    return BackboneSpec(
+        name=f"{KERAS_PREFIX}-{model.constructor.lower()}",
+        title=f"{KERAS_PREFIX}:{model.constructor}",
+        constructor=model.constructor,
+        native_size=model.native_size,
+        min_size=family.min_size,
+        normalisation=_NORMALISATIONS[family.pixels],
+        first_active=None,
+        head=(_POOL,),
+        optimizer=Optimizer.ADAM,
+        gmacs=None,
+        frozen_gmacs=None,
+        learning_rate=1e-3,
+        imagenet=WeightsFile(
+            model.file,
+            family.url + (model.remote_file or model.file),
+            model.file_hash,
+            extra_rescaling=family.extra_rescaling,
+        ),
+        defaults=KERAS_DEFAULTS,
+    )
+
+
+KERAS_BACKBONES: tuple[BackboneSpec, ...] = tuple(
+    _keras_spec(family, model) for family in FAMILIES for model in family.models
+)
+
+
 def check_image_size(spec: BackboneSpec, image_size: int) -> None:
     """Refuses an image smaller than the network accepts (SettingsError)."""
     if image_size < spec.min_size:
@@ -269,25 +325,44 @@ def _plain(name: str) -> str:
 
 
 def find_backbone(name: str) -> BackboneSpec:
-    """The row called `name`; case and punctuation do not count.
+    """The backbone called `name`; case and punctuation do not count.
+
+    One of the study's, or `keras:NAME` with NAME of `keras.applications`; result rows
+    and folders call the latter `keras-name`.
 
     Raises:
-        SettingsError: no such row; the text suggests the nearest name.
+        SettingsError: no such backbone; the text suggests the nearest name.
     """
-    rows = {spec.name: spec for spec in BACKBONES}
+    rows = {_plain(spec.name): spec for spec in (*BACKBONES, *KERAS_BACKBONES)}
     if _plain(name) in rows:
         return rows[_plain(name)]
-    near = difflib.get_close_matches(_plain(name), rows, n=1, cutoff=0.4)
-    hint = f"did you mean {near[0]}? " if near else ""
+    is_keras = name.strip().lower().startswith(KERAS_PREFIX)
+    near = _nearest(name, is_keras=is_keras)
+    hint = f"did you mean {near}? " if near else ""
+    known = [spec.title for spec in KERAS_BACKBONES]
+    if not is_keras:
+        known = [*(spec.name for spec in BACKBONES), "all", "keras:NAME"]
     raise SettingsError(
         f"no backbone is called {name!r}",
-        f"{hint}choose from {', '.join(rows)}, or all",
+        f"{hint}choose from {', '.join(known[:-1])} or {known[-1]}",
         reason="unknown_backbone",
     )
 
 
+def _nearest(name: str, *, is_keras: bool) -> str | None:
+    """The word to write for the backbone whose name is most like `name`, if any is."""
+    words = {_plain(spec.constructor): spec.title for spec in KERAS_BACKBONES}
+    if not is_keras:
+        words |= {spec.name: spec.name for spec in BACKBONES}
+    plain = _plain(name)
+    if is_keras:
+        plain = plain.removeprefix(KERAS_PREFIX)
+    near = difflib.get_close_matches(plain, words, n=1, cutoff=0.4)
+    return words[near[0]] if near else None
+
+
 def parse_backbones(text: str) -> tuple[BackboneSpec, ...]:
-    """The rows of a comma list, in its order; `all` gives every row.
+    """The backbones of a comma list, in its order; `all` gives the study's six.
 
     Raises:
         SettingsError: an unknown name, a name given twice, or no name.

@@ -11,7 +11,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tlperf.reference.backbones import find_backbone
+from tlperf.core.units import NOT_AVAILABLE
+from tlperf.reference.backbones import BACKBONES
 from tlperf.reference.paper import FIGURES, Figure, Value
 from tlperf.reporting.document import NOT_MEASURED
 from tlperf.reporting.rows import BackboneRows, Row, RunRows, child, finite
@@ -24,6 +25,7 @@ _STUDY_CLASSES = (
 )
 # The trainer has this one loss and this one metric, so rows do not repeat them.
 _LOSS, _METRIC = "cross-entropy", "accuracy"
+_FIRST_ACTIVE = {spec.name: spec.first_active for spec in BACKBONES}
 
 # Last printed digit by table or column; Table 11 prints float32 values in full.
 _PRINTED_UNIT = {"parameters": 1e5, "size MB": 1.0, "Table 11": 6e-8}
@@ -116,8 +118,8 @@ def layer_ranges(train: Row) -> tuple[str | None, str | None]:
 
 def _read_table_2(results: BackboneRows, figure: Figure) -> _Reading:
     frozen, active = layer_ranges(results.train)
-    first = find_backbone(figure.backbone).first_active
-    same = results.train.get("first_active") == first
+    first = _FIRST_ACTIVE.get(figure.backbone)
+    same = first is not None and results.train.get("first_active") == first
     return _Reading(
         frozen if figure.column == "frozen layers" else active,
         "train",
@@ -217,6 +219,13 @@ _READERS: dict[str, Callable[[BackboneRows, Figure], _Reading]] = {
     **{f"Table {number}": _read_report for number in range(5, 11)},
     "Table 11": _read_table_11,
 }
+
+
+def read_unpublished(results: BackboneRows, table: str, column: str) -> Value | None:
+    """What was measured for a column of Tables 1-4 and 11, of a backbone that the study
+    did not have; None where it was not."""
+    figure = Figure(table, results.name, results.title, column, NOT_AVAILABLE)
+    return _READERS[table](results, figure).value
 
 
 def _verdict(figure: Figure, reading: _Reading, *, smoke: bool) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from tlperf.core.choices import Preset
 from tlperf.core.files import to_json
 from tlperf.core.results import latest
-from tlperf.reference.backbones import BACKBONES
+from tlperf.reference.backbones import BACKBONES, KERAS_BACKBONES
 
 Row = Mapping[str, Any]
 
@@ -140,8 +140,10 @@ def collect_rows(rows: Sequence[dict[str, Any]]) -> RunRows:
     """The newest row of each stage and backbone."""
     stages = {stage: latest(rows, stage) for stage in ("train", "evaluate", "latency")}
     titles = {spec.name: spec.title for spec in BACKBONES}
+    others = {spec.name: spec.title for spec in KERAS_BACKBONES}
     for found in stages.values():
-        titles |= {name: name for name in found if name and name not in titles}
+        new = [name for name in found if name and name not in titles]
+        titles |= {name: others.get(name, name) for name in new}
     backbones = tuple(
         BackboneRows(name=name, title=title, rows=_of_one_training(name, stages))
         for name, title in titles.items()

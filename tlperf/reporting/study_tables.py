@@ -18,7 +18,7 @@ from tlperf.reference.paper import (
     Value,
 )
 from tlperf.reporting.document import NOT_MEASURED, Table
-from tlperf.reporting.ledger import Entry, report_value
+from tlperf.reporting.ledger import Entry, read_unpublished, report_value
 from tlperf.reporting.rows import BackboneRows, Row, RunRows, child, finite
 
 Ledger = Sequence[Entry]
@@ -80,9 +80,14 @@ def find_entry(
     return None
 
 
-def _pair(entry: Entry | None) -> tuple[str, str]:
+def _pair(
+    ledger: Ledger, table: str, results: BackboneRows, column: str
+) -> tuple[str, str]:
+    """A cell for what is published and one for what was measured."""
+    entry = find_entry(ledger, table, results.name, column)
     if entry is None:
-        return NOT_AVAILABLE, NOT_AVAILABLE
+        measured = read_unpublished(results, table, column)
+        return NOT_AVAILABLE, format_measured(column, measured)
     return (
         format_published(entry.figure),
         format_measured(entry.figure.column, entry.measured),
@@ -106,7 +111,7 @@ def _paired_table(
             *(
                 text
                 for column in columns
-                for text in _pair(find_entry(ledger, table, results.name, column))
+                for text in _pair(ledger, table, results, column)
             ),
             *(cell(results) for _, cell in extra),
         )
@@ -170,7 +175,7 @@ def table_1(run: RunRows, ledger: Ledger) -> Table:
     """Characteristics, and the published step time judged by what it implies."""
 
     def published_ms(results: BackboneRows) -> str:
-        return _pair(find_entry(ledger, "Table 1", results.name, _MS_COLUMN))[0]
+        return _pair(ledger, "Table 1", results, _MS_COLUMN)[0]
 
     def measured_ms(protocol: str) -> Extra:
         heading = f"mean ms a step, {protocol}"
@@ -231,8 +236,18 @@ def table_2(run: RunRows, ledger: Ledger) -> Table:
             "Ranges are inclusive. InceptionV3's last layer is 310, not 311 as "
             "printed. With Keras' own ImageNet file EfficientNetB0 has one Rescaling "
             "layer more than the study counts, which moves its ranges by one.",
+            *_default_notes(run),
         ),
     )
+
+
+def _default_notes(run: RunRows) -> list[str]:
+    """Where the defaults of trained backbones come from that are not the study's."""
+    return [
+        f"{results.title}: defaults {results.train['defaults']}."
+        for results in run.backbones
+        if results.name not in REPORT_TABLES and results.train.get("defaults")
+    ]
 
 
 def format_fact(result: Row, key: str) -> str:
@@ -249,13 +264,25 @@ def format_fact(result: Row, key: str) -> str:
 
 def table_3(run: RunRows, ledger: Ledger) -> Table:
     """Appended layers."""
-    return _paired_table("Table 3. Appended layers", run, ledger, ("appended layers",))
+    return _paired_table(
+        "Table 3. Appended layers",
+        run,
+        ledger,
+        ("appended layers",),
+        notes=_default_notes(run),
+    )
 
 
 def table_4(run: RunRows, ledger: Ledger) -> Table:
     """Hyperparameters."""
     columns = ("learning rate", "optimiser", "loss", "metric", "batch size", "epochs")
-    return _paired_table("Table 4. Hyperparameters", run, ledger, columns)
+    return _paired_table(
+        "Table 4. Hyperparameters",
+        run,
+        ledger,
+        columns,
+        notes=_default_notes(run),
+    )
 
 
 def table_11(run: RunRows, ledger: Ledger) -> Table:

@@ -118,7 +118,8 @@ def train_result(
             else None  # the chief has them
         ),
         "data_digest": trainer.dataset.manifest.digest,
-        "freeze": config.model.freeze,
+        "freeze": _boundary(trainer.spec, config.model.freeze),
+        "defaults": trainer.spec.defaults,
         "optimizer": optimizer_settings(trainer.spec, config.training),
         "best_epoch": best(rows)["epoch"],
         "layers": len(classifier.backbone.layers),
@@ -134,6 +135,11 @@ def train_result(
         ),
         "warnings": _warnings(trainer, rows, wait_fraction),
     }
+
+
+def _boundary(spec: BackboneSpec, freeze: str) -> str:
+    """`freeze` as it was meant: only the study's backbones have Table 2's boundary."""
+    return "all" if freeze == "paper" and spec.first_active is None else freeze
 
 
 def _warnings(
