@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.images import make_folder
-from tests.tiny import RANDOM, TINY, run_config
+from tests.tiny import RANDOM, TINY, run_config, train_tiny
 from tlperf.core import files
 from tlperf.core.choices import (
     Augment,
@@ -233,7 +233,7 @@ def losses(training):
 def test_cached_or_not_it_learns_the_same(two_cpus, photos, tmp_path):
     kept = {"feature_dir": str(tmp_path / "features")}
     runs = {
-        mode: train(
+        mode: train_tiny(
             photos,
             two_cpus,
             tmp_path / mode,
@@ -414,13 +414,13 @@ def test_a_skipped_record_is_told_by_each_run_or_ends_it(two_cpus, tmp_path):
     with open_dataset(tmp_path / "data") as dataset:
         for _ in range(2):
             skipping = {"on_bad_record": OnBadRecord.SKIP}
-            result = train(dataset, two_cpus, tmp_path, inputs=skipping).result
+            result = train_tiny(dataset, two_cpus, tmp_path, inputs=skipping).result
             assert [row["skipped"] for row in result["epochs"]] == [1, 1, 1]
             assert len(result["skipped"]) == 1
             told = "; ".join(result["warnings"])
             assert "1 records were skipped" in told
         with pytest.raises(TlperfError) as caught:
-            train(dataset, two_cpus, tmp_path)
+            train_tiny(dataset, two_cpus, tmp_path)
     assert caught.value.reason == "damaged_record"
 
 
