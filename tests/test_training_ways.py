@@ -1,0 +1,183 @@
+"""Ways to train: the head first, averaged weights, several steps a call, and what is
+said where a batch does not fit."""
+
+import contextlib
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.tiny import RANDOM, TINY, WITHOUT_DROPOUT, run_config, tiny_net, train_tiny
+from tlperf.core.errors import ExitCode, SettingsError, TlperfError
+from tlperf.core.settings import TrainConfig
+from tlperf.dataset.store import open_dataset
+from tlperf.training.trainer import build_trainer
+
+pytestmark = pytest.mark.usefixtures("two_cpus")
+
+
+@pytest.fixture
+def photos(photos_dir):
+    with open_dataset(photos_dir) as dataset:
+        yield dataset
+
+
+@contextlib.contextmanager
+def built(photos, compute, workdir, **values):
+    trainer = build_trainer(
+        TINY,
+        run_config(workdir, **values),
+        dataset=photos,
+        compute=compute,
+        weights=RANDOM,
+    )
+    with contextlib.closing(trainer):
+        yield trainer
+
+
+def losses(training):
+    return [row["loss"] for row in training.result["epochs"]]
+
+
+def test_first_the_head_then_all(two_cpus, photos, tmp_path):
+    both = train_tiny(
+        photos,
+        two_cpus,
+        tmp_path / "both",
+        epochs=3,
+        head_epochs=2,
+        head_learning_rate=0.02,
+    )
+    head = train_tiny(
+        photos,
+        two_cpus,
+        tmp_path / "head",
+        model={"freeze": "all"},
+        epochs=2,
+        learning_rate=0.02,
+    )
+    # The head is trained as behind a trunk that is frozen whole.
+    assert losses(both)[:2] == pytest.approx(losses(head), rel=1e-5)
+    rates = [row["learning_rate"] for row in both.result["epochs"]]
+    assert rates == pytest.approx([0.02, 0.02, 0.01])
+    norm = both.network.model.get_layer("norm")
+    assert np.any(norm.gamma.numpy() != 1)  # in the last epoch
+    assert np.all(head.network.model.get_layer("norm").gamma.numpy() == 1)
+    assert both.result["trainable_params"] == head.result["trainable_params"] + 16
+
+
+@pytest.mark.parametrize("name", ["two_cpus", "mirrored"])
+def test_validation_takes_the_moving_averages(name, request, photos, tmp_path):
+    compute, momentum = request.getfixturevalue(name), 0.75
+    with built(photos, compute, tmp_path, ema=momentum) as trainer:
+        step, active = trainer.phase(0).step, trainer.classifier.active
+        averages: list[np.ndarray] = []
+        for batch in trainer.batches(0).distribute(compute):
+            step(batch)
+            now = [one.numpy() for one in active.trainable_variables]
+            averages = (
+                [
+                    momentum * old + (1 - momentum) * new
+                    for old, new in zip(averages, now, strict=True)
+                ]
+                if averages
+                else now
+            )
+        before = trainer.values()
+        with trainer.averaged(0):
+            for one, wanted in zip(active.trainable_variables, averages, strict=True):
+                np.testing.assert_allclose(one.numpy(), wanted, rtol=1e-5, atol=1e-7)
+            # A checkpoint made now holds what is trained.
+            for one, wanted in zip(trainer.values(), before, strict=True):
+                np.testing.assert_array_equal(one, wanted)
+        for one, wanted in zip(trainer.values(), before, strict=True):
+            np.testing.assert_array_equal(one, wanted)
+
+
+def test_the_best_weights_are_the_averages(two_cpus, photos, tmp_path):
+    """An average that keeps nearly all of the first step's weights is not trained."""
+    found = {
+        ema: train_tiny(
+            photos, two_cpus, tmp_path / str(ema), epochs=4, ema=ema, learning_rate=0.1
+        ).result["epochs"]
+        for ema in (0.0, 0.9999)
+    }
+    assert [row["loss"] for row in found[0.0]] == pytest.approx(
+        [row["loss"] for row in found[0.9999]], rel=1e-5
+    )
+    moved = [abs(rows[-1]["val_loss"] - rows[0]["val_loss"]) for rows in found.values()]
+    assert moved[1] < 0.2 * moved[0]
+
+
+@pytest.mark.parametrize("name", ["two_cpus", "mirrored"])
+def test_several_steps_a_call_are_the_same_steps(name, request, photos, tmp_path):
+    compute = request.getfixturevalue(name)
+    found = [
+        losses(train_tiny(photos, compute, tmp_path / str(count), steps_per_call=count))
+        for count in (1, 2, 5)
+    ]
+    # 3 steps an epoch: the first alone, then two in one call, or one by one.
+    assert found[1] == found[0]
+    assert found[2] == found[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"head_epochs": 3, "epochs": 3}, "fewer than --epochs"),
+        ({"ema": 1.0}, "0 to below 1"),
+        ({"steps_per_call": 0}, "1 or more"),
+        ({"head_learning_rate": 0.0}, "a positive number"),
+    ],
+)
+def test_settings_that_make_no_sense(values, text):
+    with pytest.raises(SettingsError, match=text):
+        TrainConfig(**values)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Hungry(keras.layers.Layer):
+    """Takes a petabyte, which no machine can name, to train with more than 4 images."""
+
+    def call(self, x, training=False):
+        """Gives what it is given."""
+        if not training:
+            return x
+        count = tf.where(tf.shape(x)[0] > 4, tf.constant(1 << 48, tf.int64), 1)
+        return x + 0.0 * tf.reduce_sum(tf.random.uniform(count[None]))
+
+
+def hungry_net(**how):
+    """The one-block network with it at its end."""
+    plain = tiny_net(**{**how, "include_top": False})
+    return keras.Model(plain.input, Hungry(name="hungry")(plain.output))
+
+
+@pytest.mark.T8
+@pytest.mark.parametrize("features", ["on", "off"])
+def test_where_a_batch_does_not_fit_one_that_does_is_named(
+    features, two_cpus, photos, tmp_path
+):
+    """TensorFlow's own refusal to allocate."""
+    spec = dataclasses.replace(
+        WITHOUT_DROPOUT, constructor="tests.test_training_ways:hungry_net"
+    )
+    with pytest.raises(TlperfError) as caught:
+        train_tiny(
+            photos,
+            two_cpus,
+            tmp_path,
+            spec=spec,
+            features={"feature_cache": features},
+        )
+    error = caught.value
+    assert (error.code, error.reason) == (ExitCode.MEMORY, "out_of_memory")
+    assert "8 images of 32 x 32 pixels do not fit with Tiny into" in error.found
+    assert error.remedy == (
+        "--accumulate=2 takes the same batch in parts of 4, which fit; or give "
+        "--batch_size=4"
+    )
+    # It does.
+    assert losses(train_tiny(photos, two_cpus, tmp_path, spec=spec, accumulate=2))
