@@ -1,0 +1,94 @@
+"""The six backbones learn the same with features kept or not, on one device or on
+several; each in processes of its own, in minutes."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.promises import ROOT, environment
+from tlperf.reference.backbones import BACKBONES
+
+# Three steps of eight photos an epoch.
+STEPS = 50
+
+
+@pytest.fixture
+def losses(photos_dir, tmp_path):
+    """The losses of a backbone's first steps, in a process of its own."""
+
+    def run(spec, *, features="off", onednn=True, **values):
+        given = {
+            "backbone": spec.name,
+            "data_dir": str(photos_dir),
+            "workdir": str(tmp_path),
+            "input": {"image_size": 96, "batch_size": 8},
+            "features": {"feature_cache": features},
+            "steps": STEPS,
+            **values,
+        }
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.learning_child", json.dumps(given)],
+            cwd=ROOT,
+            env=environment(TF_ENABLE_ONEDNN_OPTS=str(int(onednn))),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return np.array(json.loads(done.stdout))
+
+    return run
+
+
+def apart(found, wanted):
+    """Relative, of each step; a loss below 0.01 is nearly learnt by heart, and taken for
+    0.01."""
+    return np.abs(found - wanted) / np.maximum(np.abs(wanted), 0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", BACKBONES, ids=lambda spec: spec.name)
+def test_kept_features_learn_as_the_network_does(spec, losses, record_property):
+    """Step 1 within 1e-5; 50 steps within three times what sums in another order make:
+    those of one thread instead of two, or, where that changes no bit, of Eigen's
+    kernels instead of oneDNN's."""
+    plain = losses(spec, threads=2)
+    kept = apart(losses(spec, threads=2, features="on"), plain)
+    threads = apart(losses(spec, threads=1), plain)
+    kernels = apart(losses(spec, threads=2, onednn=False), plain)
+    noise = threads if threads.any() else kernels
+    told = (
+        f"step 1 {kept[0]:.1e} apart, 50 steps {kept.max():.1e}; one thread instead "
+        f"of two {threads.max():.1e}, Eigen instead of oneDNN {kernels.max():.1e}; loss "
+        f"{plain[:3].mean():.3f} to {plain[-3:].mean():.3f}"
+    )
+    record_property("figures", told)
+    print(spec.name, told)
+    assert kept[0] <= 1e-5
+    assert kept.max() <= 3 * noise.max()
+
+
+@pytest.mark.slow
+@pytest.mark.T5
+@pytest.mark.parametrize("spec", BACKBONES, ids=lambda spec: spec.name)
+def test_replicas_train_a_backbone_as_one_device_does(spec, losses, record_property):
+    """50 steps, BatchNormalization as it came, no dropout."""
+    how = {
+        "dropout": False,
+        "training": {"batch_norm": "inference"},
+        "features": "on",
+    }
+    one = losses(spec, **how)
+    worst = {
+        count: apart(losses(spec, device={"logical_devices": count}, **how), one).max()
+        for count in (2, 4)
+    }
+    told = ", ".join(
+        f"{count} replicas {far:.1e} apart" for count, far in worst.items()
+    )
+    record_property("figures", told)
+    print(spec.name, told)
+    assert max(worst.values()) <= 1e-5
