@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tlperf.core.progress import log
 from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.manifest import COMPLETE, read_manifest
@@ -26,6 +27,7 @@ from tlperf.reference.backbones import (
     check_image_size,
     parse_backbones,
 )
+from tlperf.reporting import terminal
 from tlperf.reporting.report import write_report
 
 
@@ -62,17 +64,28 @@ def _format_of(config: RunConfig) -> str:
 
 def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
     """One stage for each backbone: the `train`, `evaluate` or `latency` command."""
+    cluster = training_cluster(config) if stage == "train" else None
     if stage == "train":
-        config = as_worker(config, training_cluster(config))
+        config = as_worker(config, cluster)
         check_inputs(config)
         write_settings(config)
     if stage != "latency":
         open_dataset(config.data_path).close()
-    run_sweep(config, stages=(stage,)).raise_failure()
-    wanted = {spec.name for spec in parse_backbones(config.backbones)}
+    outcome = run_sweep(config, stages=(stage,), is_alone=cluster is None)
     rows = read_results(config.workdir)
-    rows = [row for row in rows if row["backbone"] in wanted]
-    return {"runs": collect_runs(rows, stage)}
+    rows = [row for row in rows if row["backbone"] in outcome.finished]
+    result = {"runs": collect_runs(rows, stage)}
+    if outcome.failures and outcome.finished:
+        log(_RENDERERS[stage](result))  # what there is, before the failure ends it
+    outcome.raise_failure()
+    return result
+
+
+_RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "train": terminal.render_train,
+    "evaluate": terminal.render_evaluate,
+    "latency": terminal.render_latency,
+}
 
 
 def collect_runs(rows: Sequence[dict[str, Any]], stage: str) -> list[dict[str, Any]]:

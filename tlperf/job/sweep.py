@@ -60,10 +60,21 @@ def write_settings(config: RunConfig) -> None:
     files.write_json(pathlib.Path(config.workdir) / "config.json", config.to_dict())
 
 
-def run_sweep(config: RunConfig, *, stages: Sequence[str]) -> SweepOutcome:
+def run_sweep(
+    config: RunConfig, *, stages: Sequence[str], is_alone: bool = True
+) -> SweepOutcome:
     """Runs the stages of every backbone, each in a fresh process, one at a time.
 
     One at a time: two trainings on one device would time each other.
+
+    Args:
+        config: of all backbones.
+        stages: of each.
+        is_alone: False where other workers run the same sweep: one of them that was
+            stopped, or died, ends it.
+
+    Raises:
+        TlperfError: 75 after a signal, to this process or to another worker's.
     """
     finished, failures, child = [], {}, _Child()
     with (
@@ -78,12 +89,13 @@ def run_sweep(config: RunConfig, *, stages: Sequence[str]) -> SweepOutcome:
             code = int(ExitCode.OK)
             if wanted and not stop.wanted:
                 code = child.run(settings_path, spec, wanted, stop=stop)
-            if stop.wanted:
+            if stop.wanted or (code == ExitCode.RETRY and not is_alone):
                 raise TlperfError(
                     ExitCode.RETRY,
                     "stopped",
                     path=config.workdir,
-                    found=f"{stop.wanted} while {spec.name} was run",
+                    found=f"{stop.wanted or 'another worker ended'} while {spec.name} "
+                    "was run",
                     remedy="run again with --resume",
                 )
             if code == ExitCode.OK:
