@@ -3,8 +3,6 @@
 import errno
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -96,33 +94,6 @@ def test_sha256_of_a_file_is_that_of_its_bytes(tmp_path, size):
     data = os.urandom(size)
     (tmp_path / "f").write_bytes(data)
     assert files.sha256_file(tmp_path / "f") == files.sha256_bytes(data)
-
-
-_HOLDER = """
-import sys
-from tlperf.core.files import directory_lock
-with directory_lock(sys.argv[1]):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_lock_is_refused_while_held_and_dies_with_its_owner(tmp_path):
-    with subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(tmp_path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "held\n"
-        with pytest.raises(TlperfError) as caught, files.directory_lock(tmp_path):
-            pass
-        assert caught.value.code is ExitCode.RETRY
-        assert f"pid {owner.pid}" in str(caught.value)
-        owner.kill()
-    with files.directory_lock(tmp_path):
-        pass
 
 
 def test_missing_and_damaged_json_are_told_apart(tmp_path):

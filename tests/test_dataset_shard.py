@@ -14,7 +14,8 @@ from tests.images import exif_bytes, image_bytes, make_folder, read_all
 from tlperf.core import files
 from tlperf.core.choices import Encoding, Exif, Format, OnBad, SplitMode
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.files import directory_lock, sha256_bytes
+from tlperf.core.files import sha256_bytes
+from tlperf.core.locks import directory_lock
 from tlperf.core.settings import DataConfig, RunConfig
 from tlperf.dataset.inspect import decode_example
 from tlperf.dataset.shard import plan_dataset, write_dataset

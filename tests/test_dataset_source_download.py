@@ -12,7 +12,7 @@ import pytest
 from tests.archives import pack
 from tests.images import make_folder
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
-from tlperf.core.files import directory_lock
+from tlperf.core.locks import directory_lock
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.sources import open_source
 from tlperf.dataset.sources.download import (

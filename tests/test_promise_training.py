@@ -19,6 +19,7 @@ from tests.promises import ROOT, environment
 from tests.trainings import BATCH, at_once, command, outcome, train
 from tlperf.core import files
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.locks import directory_lock
 from tlperf.training.checkpoint import Checkpoint, Checkpoints
 
 
@@ -281,7 +282,7 @@ def test_damaged_best_weights_are_a_damaged_checkpoint(stored, tmp_path):
 
 
 def test_one_process_trains_a_backbone(stored, tmp_path):
-    with files.directory_lock(tmp_path / "tiny"):
+    with directory_lock(tmp_path / "tiny"):
         done = train(stored, tmp_path, epochs=1)
     assert done.returncode == ExitCode.RETRY
     assert "another process writes here" in done.stderr

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from tests.images import make_folder
 from tests.tiny import RANDOM, TINY, run_config, train_tiny
-from tlperf.core import files
 from tlperf.core.choices import (
     Augment,
     Decode,
@@ -26,6 +25,7 @@ from tlperf.core.choices import (
     Preprocess,
 )
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
+from tlperf.core.locks import directory_lock
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
@@ -178,7 +178,7 @@ def test_the_least_recently_used_make_room(tmp_path):
     assert make_room(tmp_path, 50, room=350, keep="x") == []
     assert make_room(tmp_path, 150, room=350, keep="old") == []
     assert make_room(tmp_path, 150, room=350, keep="x") == ["old"]
-    with files.directory_lock(tmp_path / "middle"):  # another process fills it
+    with directory_lock(tmp_path / "middle"):  # another process fills it
         assert make_room(tmp_path, 350, room=350, keep="x") == ["new"]
     assert [path.name for path in tmp_path.iterdir()] == ["middle"]
     assert find_room(tmp_path, 70) == 70

@@ -19,8 +19,6 @@ import os
 import pathlib
 import re
 import shutil
-import socket
-import time
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Self
@@ -102,8 +100,6 @@ def check_free_space(folder: pathlib.Path, needed_bytes: int, *, remedy: str) ->
 
 # What a file is called while it is written; the group is its name to be.
 PARTIAL = re.compile(r"\.partial-\d+-(.+)")
-# The file in a folder that `directory_lock` locks.
-LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -311,47 +307,3 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     """Hexadecimal sha256 of a file."""
     with open(path, "rb", buffering=0) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-_OWNER_BYTES = 200
-_OWNER_START = b"pid "
-
-
-@contextlib.contextmanager
-def directory_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
-    """Holds `folder` for one writer; the lock dies with its owner (flock).
-
-    Raises:
-        TlperfError: exit code 75, naming the owner, where another process holds it.
-    """
-    target = pathlib.Path(folder)
-    with io_errors(target):
-        target.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(target / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = (
-                os.pread(descriptor, _OWNER_BYTES, 0).decode(errors="replace").strip()
-            )
-            raise TlperfError(
-                ExitCode.RETRY,
-                "locked",
-                path=target,
-                found=f"another process writes here ({owner or 'unknown owner'})",
-                remedy="wait for it to end and run again",
-            ) from error
-        former = os.pread(descriptor, _OWNER_BYTES, 0)
-        if former and not former.startswith(_OWNER_START):
-            yield  # a file of somebody else's serves as well, and is left as it is
-            return
-        owner = f"{os.getpid()} on {socket.gethostname()} since {int(time.time())}"
-        os.pwrite(descriptor, _OWNER_START + owner.ljust(_OWNER_BYTES).encode(), 0)
-        try:
-            yield
-        finally:
-            # An owner that ends in order leaves no trace of itself.
-            os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)

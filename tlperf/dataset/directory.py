@@ -14,6 +14,7 @@ from typing import Any
 from tlperf.core import faults
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import (
+from tlperf.core.locks import LOCK
     LOCK,
     PARTIAL,
     check_free_space,

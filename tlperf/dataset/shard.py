@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tlperf.core.choices import Format
-from tlperf.core.files import directory_lock, sha256_file, write_text
+from tlperf.core.files import sha256_file, write_text
+from tlperf.core.locks import directory_lock
 from tlperf.core.progress import ImageBar, log
 from tlperf.core.settings import DataConfig
 from tlperf.dataset import directory, resume

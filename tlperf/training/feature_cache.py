@@ -14,7 +14,6 @@ and what is locked is not removed.
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
 import shutil
@@ -28,6 +27,7 @@ from tlperf.core import files
 from tlperf.core.batch import Batch, FeatureBatch
 from tlperf.core.choices import Augment, FeatureCache
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
+from tlperf.core.locks import FolderLock
 from tlperf.core.progress import progress_bar
 from tlperf.core.settings import RunConfig
 from tlperf.core.units import format_bytes
@@ -168,7 +168,7 @@ def make_room(folder: pathlib.Path, needed: int, *, room: int, keep: str) -> lis
     for entry in entries:
         if used + needed <= room:
             break
-        lock = _Lock.take(entry, alone=True) if entry.is_dir() else None
+        lock = FolderLock.take(entry, alone=True) if entry.is_dir() else None
         if lock is None:
             continue
         used -= _entry_bytes(entry)
@@ -177,49 +177,6 @@ def make_room(folder: pathlib.Path, needed: int, *, room: int, keep: str) -> lis
         lock.let_go()
         removed.append(entry.name)
     return removed
-
-
-class _Lock:
-    """Of an entry, alone or shared (flock); it dies with its owner."""
-
-    def __init__(self, descriptor: int):
-        self._descriptor = descriptor
-
-    @classmethod
-    def take(cls, entry: pathlib.Path, *, alone: bool) -> "_Lock | None":
-        """The lock of the entry that is there now; None where another has it."""
-        kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
-        while True:
-            with files.io_errors(entry):
-                entry.mkdir(parents=True, exist_ok=True)
-                path = entry / files.LOCK
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-                return None
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
-                    return cls(descriptor)
-            os.close(descriptor)  # it was removed meanwhile
-
-    def is_alone(self) -> bool:
-        """Whether it is this process' alone, or is now."""
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-            return False
-        return True
-
-    def share(self) -> None:
-        """From now on others may read."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
-
-    def let_go(self) -> None:
-        """Ends it."""
-        os.close(self._descriptor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +246,7 @@ class FeatureStore:
     splits: dict[str, FeatureSplit]
     counts: dict[str, int]
     views: int
-    lock: _Lock
+    lock: FolderLock
 
     @classmethod
     def open(
@@ -307,7 +264,7 @@ class FeatureStore:
                 makes or fills it.
         """
         entry = folder / entry_name(facts)
-        lock = _Lock.take(entry, alone=True) or _Lock.take(entry, alone=False)
+        lock = FolderLock.take(entry, alone=True) or FolderLock.take(entry, alone=False)
         if lock is None:
             raise _is_filled(entry)
         # Files are made by whoever holds it alone: those that read it find them made.

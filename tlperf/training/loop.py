@@ -26,6 +26,7 @@ import tensorflow as tf
 from tlperf.core import faults, files
 from tlperf.core.choices import FeatureCache, Schedule
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.locks import directory_lock
 from tlperf.core.progress import log
 from tlperf.core.settings import RunConfig
 from tlperf.core.stopping import Stop, stop_signals
@@ -93,7 +94,7 @@ def train_backbone(
         spec, config, dataset=dataset, compute=compute, weights=weights
     )
     with (
-        files.directory_lock(config.backbone_path(spec.name)),
+        directory_lock(config.backbone_path(spec.name)),
         contextlib.closing(trainer),
         _naming_failures(trainer),
         stop_signals() as stop,

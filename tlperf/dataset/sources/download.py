@@ -25,10 +25,10 @@ from typing import BinaryIO
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.files import (
     check_free_space,
-    directory_lock,
     io_errors,
     publish,
 )
+from tlperf.core.locks import directory_lock
 from tlperf.core.progress import log, progress_bar
 from tlperf.dataset.sources.archive import ArchiveSource, archive_stem, check_sha256
 from tlperf.dataset.sources.listing import Listing
