@@ -14,8 +14,6 @@ from typing import Any
 from tlperf.core import faults
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import (
-from tlperf.core.locks import LOCK
-    LOCK,
     PARTIAL,
     check_free_space,
     fsync_directory,
@@ -23,6 +21,7 @@ from tlperf.core.locks import LOCK
     sha256_file,
     write_text,
 )
+from tlperf.core.locks import LOCK
 from tlperf.dataset.manifest import (
     COMPLETE,
     MANIFEST,
