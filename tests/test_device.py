@@ -51,3 +51,7 @@ def test_facts_name_the_device_the_precision_and_the_replicas(mirrored):
     assert (facts["replicas"], facts["strategy"]) == (2, "MirroredStrategy")
     assert (facts["precision"], facts["xla"]) == ("float32", False)
     assert facts["text"].startswith("2 x logical device on CPU")
+
+
+def test_the_memory_of_a_cpu_is_not_counted(two_cpus):
+    assert two_cpus.peak_memory_bytes() is None

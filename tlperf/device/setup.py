@@ -73,6 +73,14 @@ class Compute:
         text = kinds if own == 1 else f"{own} x {kinds}"
         return text if self.workers == 1 else f"{self.workers} workers with {text}"
 
+    def peak_memory_bytes(self) -> list[int] | None:
+        """Most that was allocated on each device so far; None on CPUs, where TensorFlow
+        does not count."""
+        if self.kind == "CPU":
+            return None
+        info = tf.config.experimental.get_memory_info
+        return [int(info(device)["peak"]) for device in self.devices]
+
     def facts(self) -> dict[str, Any]:
         """What a result row says about the device."""
         return {

@@ -45,12 +45,9 @@ def name_fitting_batch(trainer: Trainer) -> TlperfError:
 
 
 def _memory_text(compute: Compute) -> str:
-    if compute.kind == "CPU":
+    peaks = compute.peak_memory_bytes()
+    if peaks is None:
         return format_bytes(memory_limit_bytes())
-    peaks = [
-        tf.config.experimental.get_memory_info(device)["peak"]
-        for device in compute.devices
-    ]
     return f"the memory ({format_bytes(max(peaks))} were in use)"
 
 

@@ -103,6 +103,7 @@ def train_result(
         "strategy": type(trainer.compute.strategy).__name__,
         "replicas": trainer.compute.replicas,
         "workers": trainer.compute.workers,
+        "device_peak_memory_bytes": trainer.compute.peak_memory_bytes(),
         "image_size": trainer.image_size,
         "batch_size": config.input.batch_size,
         "preprocess": config.input.preprocess.value,
