@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tests.tiny import take_statistics
 from tlperf.core.settings import (
     DeviceConfig,
     FeatureConfig,
@@ -55,6 +56,7 @@ def first_losses(values: dict[str, Any]) -> list[float]:
                 for layer in trainer.classifier.active.layers:
                     if isinstance(layer, keras.layers.Dropout):
                         layer.rate = 0.0  # before the step is traced
+            take_statistics(trainer, next(iter(trainer.batches(0))))
             trainer.frozen_part.open()
             for epoch in itertools.count():
                 result, _ = trainer.train_epoch(epoch)

@@ -4,16 +4,14 @@ must stay float32 does. What it takes on a GPU is `tools/gpu_matrix.py`'s to mea
 import dataclasses
 import math
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.tiny import TINY
+from tests.tiny import TINY, take_statistics
 from tlperf.core.choices import Optimizer
 from tlperf.core.settings import InputConfig, RunConfig, TrainConfig
 from tlperf.dataset.store import open_dataset
-from tlperf.model.preprocess import normalise
 from tlperf.model.weights import WeightsSource
 from tlperf.reference.backbones import BACKBONES
 from tlperf.training.trainer import build_trainer
@@ -27,25 +25,6 @@ STEPS = 9
 # Table 4's 5e-5 shows little in so few steps; Adam at 1e-3 overshoots without ImageNet
 # weights, in float32 too.
 RATES = {Optimizer.ADAM: 1e-4, Optimizer.ADAGRAD: 1e-3}
-
-
-def take_statistics(trainer, batch):
-    """Gives BatchNormalization the batch's statistics, as trained weights have those of
-    their images. Random weights in inference mode shrink or blow up every layer's
-    values, which says nothing of a precision."""
-    norms = [
-        layer
-        for layer in trainer.classifier.whole.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    before = [(layer.momentum, layer.trainable) for layer in norms]
-    for layer in norms:
-        layer.momentum, layer.trainable = 0.0, True
-    dtype = keras.dtype_policies.get(trainer.compute.precision).compute_dtype
-    image = normalise(batch.image, trainer._normalisation, dtype=dtype)
-    trainer.classifier.whole(image, training=True)
-    for layer, (momentum, trainable) in zip(norms, before, strict=True):
-        layer.momentum, layer.trainable = momentum, trainable
 
 
 def float_types(variables):

@@ -27,6 +27,7 @@ from PIL import Image
 
 from tlperf.core import files
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.locks import directory_lock
 from tlperf.core.machine import machine_facts
 from tlperf.core.progress import log, progress_bar
 from tlperf.core.results import read_results
@@ -307,7 +308,7 @@ def measure(given: argparse.Namespace) -> None:
         for place in places
     ]
     given.out.mkdir(parents=True, exist_ok=True)
-    with files.directory_lock(given.out):
+    with directory_lock(given.out):
         matrix = Matrix(given.out, settings, found)
         if given.retry:
             matrix.drop_failed()
