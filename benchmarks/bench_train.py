@@ -130,6 +130,7 @@ class TlperfSide:
         self.trainer = build_trainer(
             spec, config, dataset=dataset, compute=compute, weights=weights
         )
+        self.model = self.trainer.classifier.whole
         self.fill_secs = timed(self.trainer.frozen_part.open)
         self.epochs = 0
 
@@ -228,6 +229,42 @@ def test_train_beside_keras_fit(
     write_table()
     benchmark.pedantic(ours.epoch, rounds=1)
     ours.trainer.close()
+
+
+SEEDS = 5
+
+
+@pytest.mark.benchmark(group="accuracy")
+def test_accuracy_beside_five_seeds_of_keras_fit(
+    benchmark, spec, compute, dataset, config, request
+):
+    """Test accuracy after `--epochs` epochs, paper boundary, counted from predictions.
+
+    Ours is to lie within the spread of Keras'. Both have their last epoch's weights.
+    """
+    weights = find_weights(spec, request.config.getoption("--weights"))
+    epochs = request.config.getoption("--epochs")
+    images, labels = read_arrays(dataset, spec, config, "test")
+    found: dict[str, list[float]] = {"fit": [], "tlperf": []}
+    for seed in range(SEEDS):
+        training = dataclasses.replace(config.training, seed=seed)
+        seeded = dataclasses.replace(config, training=training)
+        sides = {
+            "fit": KerasSide(spec, seeded, dataset, weights),
+            "tlperf": TlperfSide(spec, seeded, dataset, compute, weights),
+        }
+        for name, side in sides.items():
+            for _ in range(epochs):
+                side.epoch()
+            predicted = side.model.predict(images, BATCH_SIZE, verbose=0).argmax(-1)
+            found[name].append(float((predicted == labels).mean()))
+        sides["tlperf"].trainer.close()
+        tf.keras.backend.clear_session()
+    print(f"\n{spec.name}, {epochs} epochs, {len(labels)} test photos: {found}")
+    benchmark.extra_info.update(found)
+    benchmark.pedantic(lambda: None, rounds=1)
+    ours = statistics.mean(found["tlperf"])
+    assert min(found["fit"]) <= ours <= max(found["fit"])
 
 
 def write_table():

@@ -1,7 +1,12 @@
 """Device choice, precision and XLA: what is asked for happens, or is refused."""
 
+import pathlib
+import sys
+import time
+
 import pytest
 
+from tests.promises import run
 from tlperf.core.choices import Precision, Xla
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import DeviceConfig
@@ -29,6 +34,7 @@ def test_xla_under_replicas_is_refused():
     assert caught.value.code is ExitCode.CONFIG
 
 
+@pytest.mark.T9
 def test_a_gpu_that_is_not_there_is_refused_not_replaced(two_cpus):
     import tensorflow as tf
 
@@ -37,6 +43,35 @@ def test_a_gpu_that_is_not_there_is_refused_not_replaced(two_cpus):
     with pytest.raises(TlperfError, match="sees no GPU") as caught:
         setup_compute(DeviceConfig(devices="gpu"))
     assert caught.value.code is ExitCode.UNAVAILABLE
+
+
+@pytest.mark.T9
+@pytest.mark.parametrize("visible", [None, ""])
+def test_a_training_on_a_gpu_that_is_not_there_ends_at_once(
+    visible, photos_dir, tmp_path
+):
+    """Hidden by CUDA_VISIBLE_DEVICES, or none, or without its libraries."""
+    variables = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    if visible is None and pathlib.Path("/proc/driver/nvidia").exists():
+        pytest.skip("this machine may have a GPU")
+    command = [
+        *(sys.executable, "-m", "tlperf", "train", "--devices=gpu"),
+        *("--backbones=vgg16", "--weights=none", "--image_size=32", "--epochs=1"),
+        *(f"--data_dir={photos_dir}", f"--workdir={tmp_path}"),
+    ]
+    start = time.monotonic()
+    done = run(command, **variables)
+    assert done.returncode == ExitCode.UNAVAILABLE, done.stderr
+    assert "no_gpu: --devices=gpu, but TensorFlow sees no GPU" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert time.monotonic() - start < 60  # a loaded machine's start included
+    assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_deterministic_operations_are_without_xla():
+    assert resolve_xla(Xla.AUTO, kind="GPU", replicas=1, op_determinism=True) is False
+    with pytest.raises(TlperfError, match="--xla=on with --op_determinism"):
+        resolve_xla(Xla.ON, kind="GPU", replicas=1, op_determinism=True)
 
 
 def test_precision_is_float32_on_a_cpu_and_as_asked_otherwise(two_cpus):
