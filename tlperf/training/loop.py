@@ -16,7 +16,6 @@ after the same step.
 
 import contextlib
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import tensorflow as tf
 
 from tlperf.core import faults, files
-from tlperf.core.choices import FeatureCache, Schedule
+from tlperf.core.choices import FeatureCache
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.locks import directory_lock
 from tlperf.core.progress import log
@@ -43,22 +42,12 @@ from tlperf.training.memory import name_fitting_batch
 from tlperf.training.passes import NotFinite, Sums
 from tlperf.training.record import Record
 from tlperf.training.result import best, epoch_row, epoch_text, train_result
+from tlperf.training.sameness import check_same, settings_of
 from tlperf.training.telemetry import Telemetry
 from tlperf.training.trainer import Trainer, build_trainer
 
 # Images of a batch that a line names.
 _NAMED = 20
-# Settings that may differ when a training goes on: no number depends on them.
-_MAY_DIFFER = {
-    "input": {"ram_budget", "cache", "data_service"},
-    "training": {
-        "epochs",
-        "resume",
-        "save_every",
-        "early_stopping",
-        "steps_per_call",
-    },
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +122,7 @@ class _Run:
 
     def __init__(self, trainer: Trainer, *, weights: WeightsSource, stop: Stop):
         self._trainer, self._stop = trainer, stop
-        self._settings = _settings_of(trainer, weights)
+        self._settings = settings_of(trainer, weights)
         self.record = Record(
             trainer.config.backbone_path(trainer.spec.name),
             is_chief=trainer.compute.is_chief,
@@ -168,7 +157,7 @@ class _Run:
         if found is None:
             log(f"{name}: nothing to go on from")
             return
-        _check_same(self._settings, found.state["settings"])
+        check_same(self._settings, found.state["settings"])
         self._check_epochs(found.epoch)
         trainer.assign(found.arrays)
         self.epoch, state = found.epoch, found.state
@@ -375,51 +364,3 @@ class _Validating:
     ) -> contextlib.AbstractContextManager[None]:
         """Validation is not traced."""
         return contextlib.nullcontext()
-
-
-def _settings_of(trainer: Trainer, weights: WeightsSource) -> dict[str, Any]:
-    """All that a training depends on, by name."""
-    config, compute = trainer.config, trainer.compute
-    values = config.to_dict()
-    fixed = {
-        f"{section}.{name}": value
-        for section, free in _MAY_DIFFER.items()
-        for name, value in values[section].items()
-        if name not in free
-    }
-    return {
-        **fixed,
-        "freeze": config.model.freeze,
-        "weights": weights.facts(),
-        "image_size": trainer.image_size,
-        "records": trainer.dataset.manifest.records_digest(),
-        "precision": compute.precision,
-        "xla": compute.jit_compile,
-        "replicas": compute.replicas,
-        "feature_dtype": config.features.feature_dtype.value,
-        "feature_views": config.features.feature_views,
-        "schedule_epochs": (
-            None
-            if config.training.schedule is Schedule.CONSTANT
-            else config.training.epochs
-        ),
-    }
-
-
-def _check_same(now: dict[str, Any], before: dict[str, Any]) -> None:
-    """Raises TlperfError 78, naming what differs."""
-    plain = json.loads(files.to_json(now))
-    names = sorted({*plain, *before})
-    differing = [
-        f"{name} {before.get(name)!r} is now {plain.get(name)!r}"
-        for name in names
-        if plain.get(name) != before.get(name)
-    ]
-    if differing:
-        raise TlperfError(
-            ExitCode.CONFIG,
-            "other_settings",
-            found=f"the checkpoint was made with other settings: "
-            f"{'; '.join(differing)}",
-            remedy="train with the same settings, or without --resume",
-        )
