@@ -147,7 +147,7 @@ class TlperfSide:
         counts = [trainer.dataset.split(name).count for name in ("train", "validation")]
         train_steps = counts[0] // BATCH_SIZE
         val_steps = -(-counts[1] // BATCH_SIZE)
-        batch, train_step = next(iter(trainer.batches(0))), trainer.phase(0).step
+        batch, train_step = next(iter(trainer.batches(0))), trainer.phase(0).train.step
         active = alone(lambda: train_step(batch).loss.numpy())
         validating = alone(lambda: trainer.evaluate_step(batch).loss.numpy())
         return {

@@ -53,7 +53,7 @@ def check_learning(spec, photos_dir, workdir, *, compute, image_size, rate):
         trainer.close()
     take_statistics(trainer, batch)
     _, before = trainer.predict(batch)
-    steps = [float(phase.step(batch).loss) / 8 for _ in range(STEPS)]
+    steps = [float(phase.train.step(batch).loss) / 8 for _ in range(STEPS)]
     probability, after = trainer.predict(batch)
 
     assert (probability.dtype, after.dtype) == (tf.float32, tf.float32)

@@ -100,7 +100,7 @@ def trainer(compute, *, precision="float32", seed=0, dropout=0.0, inference_norm
 
 def step_for(compute, built, optimizer, batch_size):
     config = StepConfig(TF_MODE, batch_size=batch_size)
-    return build_train_step(built, optimizer, config, compute=compute)
+    return build_train_step(built, optimizer, config, compute=compute).step
 
 
 @pytest.mark.parametrize("parts", [2, 4])
@@ -110,7 +110,7 @@ def test_a_batch_in_parts_moves_the_weights_as_the_whole(two_cpus, parts):
     for accumulate in (1, parts):
         built, optimizer = trainer(two_cpus, inference_norm=True)
         config = StepConfig(TF_MODE, batch_size=8, accumulate=accumulate)
-        step = build_train_step(built, optimizer, config, compute=two_cpus)
+        step = build_train_step(built, optimizer, config, compute=two_cpus).step
         sums = [step(batch(8, seed=seed)) for seed in range(3)]
         results.append([float(one.loss) for one in sums])
         assert [float(one.count) for one in sums] == [8, 8, 8]
@@ -125,7 +125,7 @@ def test_class_weights_weigh_the_loss_as_keras_does(two_cpus):
     twin, twin_optimizer = trainer(two_cpus)
     twin.whole.compile(twin_optimizer, keras.losses.SparseCategoricalCrossentropy())
     config = StepConfig(TF_MODE, batch_size=8, class_weights=(0.25, 3.0))
-    step = build_train_step(built, optimizer, config, compute=two_cpus)
+    step = build_train_step(built, optimizer, config, compute=two_cpus).step
     data = batch(8)
     sums = step(data)
     loss = twin.whole.train_on_batch(

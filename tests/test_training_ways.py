@@ -72,7 +72,7 @@ def test_first_the_head_then_all(two_cpus, photos, tmp_path):
 def test_validation_takes_the_moving_averages(name, request, photos, tmp_path):
     compute, momentum = request.getfixturevalue(name), 0.75
     with built(photos, compute, tmp_path, ema=momentum) as trainer:
-        step, active = trainer.phase(0).step, trainer.classifier.active
+        step, active = trainer.phase(0).train.step, trainer.classifier.active
         averages: list[np.ndarray] = []
         for batch in trainer.batches(0).distribute(compute):
             step(batch)

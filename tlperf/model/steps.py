@@ -1,16 +1,16 @@
 """The compiled steps: device half of input, forward pass, train step.
 
     config = StepConfig(spec.normalisation, batch_size=32)
-    train_step = build_train_step(classifier, optimizer, config, compute=compute)
-    sums = train_step(batch)              # StepSums of this batch, over all replicas
+    train = build_train_step(classifier, optimizer, config, compute=compute)
+    sums = train.step(batch)              # StepSums of this batch, over all replicas
     predict = build_predict_step(classifier.whole, compute=compute, ...)
     probabilities, losses = predict(batch)
     sums = build_evaluate_step(predict, compute=compute)(batch)
 
-A batch holds images, or features where the frozen part was computed before; the step is
-traced for each kind that it meets. A step is one `tf.function`; inside it
-`strategy.run` runs the replica's part. Values stay on the device: reading a StepSums is
-what makes the host wait.
+A batch holds images, or features where the frozen part was computed before; else a step
+computes it first, by a function of its own. A step is one `tf.function` then, traced
+for what the active part takes; inside it `strategy.run` runs the replica's part.
+Values stay on the device: reading a StepSums is what makes the host wait.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ from tlperf.core.batch import Batch, FeatureBatch
 from tlperf.core.choices import Augment
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier
+from tlperf.model.frozen import Encode, build_encoder
 from tlperf.model.preprocess import build_device_half
 from tlperf.model.replicas import build_averaging
 from tlperf.reference.backbones import Normalisation
@@ -58,6 +59,14 @@ class SumSteps(Protocol):
         self, batches: Sequence[Any], wish: tf.Tensor | None = None
     ) -> list[StepSums]:
         """Takes batches as SumStep takes one."""
+
+
+class TrainSteps(NamedTuple):
+    """A train step, and several of them in one call of the host: for steps as short as
+    the host's work between two of them."""
+
+    step: SumStep
+    steps: SumSteps
 
 
 def cross_entropy(label: tf.Tensor, probability: tf.Tensor) -> tf.Tensor:
@@ -121,22 +130,32 @@ def build_train_step(
     config: StepConfig,
     *,
     compute: Compute,
-) -> SumStep:
+    encode: Encode | None = None,
+) -> TrainSteps:
     """The train step; updates the active variables and returns the batch's sums.
 
     The loss is the mean over the global batch: each replica divides its sum by the
     batch size and the optimiser sums gradients over replicas. The frozen part runs in
-    inference mode outside the gradient tape, so its activations are not kept and its
-    dropout and drop-connect layers pass everything; Keras' `fit` drops there.
+    inference mode and apart, so its activations are not kept and its dropout and
+    drop-connect layers pass everything; Keras' `fit` drops there.
 
     Args:
         classifier: built in the strategy's scope.
         optimizer: built in the strategy's scope for `active.trainable_variables`.
         config: what the step does.
         compute: strategy and XLA policy.
+        encode: the frozen part, where there is one already.
     """
     replica_step = build_replica_step(classifier, optimizer, config, compute=compute)
     compiled = tf.function(replica_step, jit_compile=compute.jit_compile)
+
+    if encode is None and classifier.frozen is not None:
+        encode = build_encoder(
+            classifier,
+            compute=compute,
+            normalisation=config.normalisation,
+            augmentation=config.augmentation,
+        )
 
     @tf.function
     def train_step(
@@ -145,18 +164,24 @@ def build_train_step(
         sums = compute.strategy.run(compiled, args=(batch,))
         return _add_up(compute, sums, wish)
 
-    return train_step
-
-
-def build_train_steps(step: SumStep) -> SumSteps:
-    """Several train steps in one call of the host, which costs each of them its
-    tracing once: for steps as short as the host's work between two of them."""
-
     @tf.function
     def train_steps(batches: Any, wish: tf.Tensor | None = None) -> list[StepSums]:
-        return [step(batch, wish) for batch in batches]
+        return [train_step(batch, wish) for batch in batches]
 
-    return train_steps
+    def step(batch: Any, wish: tf.Tensor | None = None) -> StepSums:
+        return train_step(_encoded(batch, encode), wish)
+
+    def steps(batches: Sequence[Any], wish: tf.Tensor | None = None) -> list[StepSums]:
+        return train_steps([_encoded(batch, encode) for batch in batches], wish)
+
+    return TrainSteps(step, steps)
+
+
+def _encoded(batch: Any, encode: Encode | None) -> Any:
+    """What a compiled step takes."""
+    if encode is None or isinstance(batch, FeatureBatch):
+        return batch
+    return encode(batch)
 
 
 def build_replica_step(
@@ -166,8 +191,8 @@ def build_replica_step(
     *,
     compute: Compute,
 ) -> Callable[[Batch | FeatureBatch], StepSums]:
-    """What one replica does in a train step, with the device half of input; arguments
-    as of `build_train_step`, which compiles it."""
+    """What one replica does in a train step, with the device half of input where
+    nothing is frozen; arguments as of `build_train_step`, which compiles it."""
     variables = classifier.active.trainable_variables
     update = _build_update(optimizer, variables, compute)
     average = build_averaging(classifier.active, compute)
@@ -177,19 +202,13 @@ def build_replica_step(
         augmentation=config.augmentation,
     )
 
-    def encode(batch: Batch | FeatureBatch) -> Any:
-        """What the active part takes."""
-        if isinstance(batch, FeatureBatch):
-            return _features(batch, compute)
-        x = device_half(batch.image, batch.draw)
-        if classifier.frozen is None:
-            return x
-        return classifier.frozen(x, training=False)
-
     def differentiate(
         batch: Batch | FeatureBatch,
     ) -> tuple[StepSums, list[tf.Tensor]]:
-        x = encode(batch)
+        if isinstance(batch, FeatureBatch):
+            x: Any = _features(batch, compute)
+        else:
+            x = device_half(batch.image, batch.draw)
         with tf.GradientTape() as tape:
             probability = classifier.active(x, training=True)
             losses = cross_entropy(batch.label, probability)
@@ -331,9 +350,18 @@ def build_predict_step(
 
 
 def build_evaluate_step(
-    predict: Callable[[Batch], tuple[Any, Any]], *, compute: Compute
+    predict: Callable[[Any], tuple[Any, Any]],
+    *,
+    compute: Compute,
+    encode: Encode | None = None,
 ) -> SumStep:
-    """The sums of a predict step, for validation; `predict` is traced once for both."""
+    """The sums of a predict step, for validation; `predict` is traced once for both.
+
+    Args:
+        predict: of `build_predict_step`.
+        compute: its strategy.
+        encode: the frozen part, if `predict` is to take its features.
+    """
 
     def replica_sums(batch: Any, probability: tf.Tensor, loss: tf.Tensor) -> StepSums:
         return _sums(batch, probability, loss)
@@ -346,7 +374,8 @@ def build_evaluate_step(
         return _add_up(compute, sums, wish)
 
     def evaluate_step(batch: Any, wish: tf.Tensor | None = None) -> StepSums:
-        return add_up(batch, *predict(batch), wish)
+        taken = _encoded(batch, encode)
+        return add_up(taken, *predict(taken), wish)
 
     return evaluate_step
 

@@ -66,7 +66,7 @@ def _find_fitting(trainer: Trainer) -> int | None:
 def _try_step(trainer: Trainer, size: int) -> None:
     config, side = trainer.config, trainer.image_size
     phase = trainer.phases[-1]
-    step = build_train_step(
+    train = build_train_step(
         trainer.classifier,
         phase.optimizer,
         StepConfig(
@@ -82,11 +82,11 @@ def _try_step(trainer: Trainer, size: int) -> None:
     if store is None or frozen is None:
         image = tf.zeros([size, side, side, 3], tf.uint8)
         images = Batch(image, label, weight, index, tf.zeros([size, DRAWS]))
-        sums = step(place_batch(images, trainer.compute))
+        sums = train.step(place_batch(images, trainer.compute))
     else:
         features = tuple(
             tf.zeros([size, *x.shape[1:]], x.dtype) for x in frozen.outputs
         )
         batch = FeatureBatch(features, label, weight, index)
-        sums = step(place_batch(batch, trainer.compute))
+        sums = train.step(place_batch(batch, trainer.compute))
     float(sums.loss)

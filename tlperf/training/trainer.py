@@ -15,22 +15,22 @@ from typing import Any
 import keras
 import numpy as np
 
-from tlperf.core.choices import BatchNorm, ClassWeights
+from tlperf.core.choices import Augment, BatchNorm, ClassWeights
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier, build_classifier
+from tlperf.model.frozen import Encode, build_encoder
 from tlperf.model.preprocess import normalisation_for
 from tlperf.model.replicas import separate_dropout
 from tlperf.model.steps import (
     StepConfig,
     SumStep,
-    SumSteps,
+    TrainSteps,
     build_evaluate_step,
     build_predict_step,
     build_train_step,
-    build_train_steps,
 )
 from tlperf.model.weights import WeightsSource
 from tlperf.pipeline.deliver import check_batch_size
@@ -49,22 +49,17 @@ class Phase:
     Attributes:
         layers: the layers that these epochs train.
         optimizer: of their variables.
-        build: makes the train step; called when its layers are the trainable ones.
+        build: makes the train steps; called when its layers are the trainable ones.
     """
 
     layers: list[keras.layers.Layer]
     optimizer: keras.optimizers.Optimizer
-    build: Callable[[keras.optimizers.Optimizer], SumStep]
+    build: Callable[[keras.optimizers.Optimizer], TrainSteps]
 
     @functools.cached_property
-    def step(self) -> SumStep:
-        """The compiled train step, traced at its first batch."""
+    def train(self) -> TrainSteps:
+        """The compiled train steps, traced at their first batch."""
         return self.build(self.optimizer)
-
-    @functools.cached_property
-    def steps(self) -> SumSteps:
-        """Several of them in one call."""
-        return build_train_steps(self.step)
 
 
 @dataclasses.dataclass
@@ -74,6 +69,8 @@ class Trainer:
     Attributes:
         phases: the head alone, where `head_epochs` asks for it; then all that the
             boundary leaves to be trained.
+        encoders: the frozen part of training and of validation, one function where
+            nothing is augmented; none where nothing is frozen.
     """
 
     spec: BackboneSpec
@@ -85,6 +82,7 @@ class Trainer:
     image_size: int
     pipeline: InputPipeline
     frozen_part: FrozenPart
+    encoders: dict[Augment, Encode]
     # Trained values of variables that hold their moving averages just now.
     _trained: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
@@ -112,7 +110,9 @@ class Trainer:
     @functools.cached_property
     def evaluate_step(self) -> SumStep:
         """The sums of the inference step."""
-        return build_evaluate_step(self.predict, compute=self.compute)
+        return build_evaluate_step(
+            self.predict, compute=self.compute, encode=self.encoders.get(Augment.NONE)
+        )
 
     def batches(self, epoch: int, *, step: int = 0) -> Batches | FeatureBatches:
         """An epoch (0-based) from `step` on, of images or of their features."""
@@ -136,11 +136,11 @@ class Trainer:
         phase = self.phase(epoch)
         batches = self.batches(epoch, step=len(before))
         result = run_pass(
-            phase.step,
+            phase.train.step,
             batches,
             compute=self.compute,
             title=f"{self.spec.name} epoch {epoch + 1}/{self.config.training.epochs}",
-            steps=phase.steps,
+            steps=phase.train.steps,
             # A trace shows single steps.
             per_call=1
             if self.config.device.profile_steps
@@ -273,7 +273,8 @@ def build_trainer(
             precision=compute.precision,
             load_weights=weights.load,
         )
-        phases = _build_phases(spec, config, dataset, compute, classifier)
+        encoders = _build_encoders(spec, config, compute, classifier)
+        phases = _build_phases(spec, config, dataset, compute, classifier, encoders)
     separate_dropout(classifier.active, compute)
     pipeline = InputPipeline(
         dataset,
@@ -295,7 +296,24 @@ def build_trainer(
         image_size,
         pipeline,
         frozen_part,
+        encoders,
     )
+
+
+def _build_encoders(
+    spec: BackboneSpec, config: RunConfig, compute: Compute, classifier: Classifier
+) -> dict[Augment, Encode]:
+    if classifier.frozen is None:
+        return {}
+    return {
+        kind: build_encoder(
+            classifier,
+            compute=compute,
+            normalisation=normalisation_for(spec, config.input.preprocess),
+            augmentation=kind,
+        )
+        for kind in {config.input.augment, Augment.NONE}
+    }
 
 
 def _build_phases(
@@ -304,6 +322,7 @@ def _build_phases(
     dataset: StoredDataset,
     compute: Compute,
     classifier: Classifier,
+    encoders: dict[Augment, Encode],
 ) -> list[Phase]:
     """The phases; the last one's layers are the trainable ones then."""
     settings, names = config.training, set(classifier.active_names)
@@ -340,7 +359,11 @@ def _build_phases(
         # Keras 3.15 cannot create slots while tracing under a strategy (keras 23085).
         optimizer.build(classifier.active.trainable_variables)
         build = functools.partial(
-            build_train_step, classifier, config=step_config, compute=compute
+            build_train_step,
+            classifier,
+            config=step_config,
+            compute=compute,
+            encode=encoders.get(config.input.augment),
         )
         phases.append(Phase(layers, optimizer, build))
     return phases
