@@ -4,12 +4,20 @@ none of the processes waits for one that is gone.
 `--figures=full` kills each of four workers at four places.
 """
 
+import sys
 import time
 
 import pytest
 
 from tests.passes import make_source, store
-from tests.trainings import BATCH, at_once, outcome, train, train_together
+from tests.trainings import (
+    BATCH,
+    at_once,
+    outcome,
+    run_together,
+    train,
+    train_together,
+)
 from tlperf.core import files
 from tlperf.core.errors import ExitCode
 from tlperf.core.results import read_results
@@ -131,6 +139,31 @@ def test_a_signal_to_one_stops_all_after_the_same_step(stored, tmp_path):
     saved = Checkpoints(tmp_path / "tiny" / "checkpoints").load()
     assert saved is not None
     assert str(saved.step) == done[0]
+
+
+@pytest.mark.slow
+@pytest.mark.T4
+def test_a_sweep_of_two_workers_trains_each_backbone(photos_dir, tmp_path):
+    """By the command line: a process a backbone, which all meet anew."""
+    flags = [
+        *("--backbones=vgg16,resnet50", "--weights=none", "--image_size=32"),
+        *("--batch_size=8", "--epochs=1", "--allow_public_bind", "--json"),
+        *(f"--data_dir={photos_dir}", f"--workdir={tmp_path}"),
+    ]
+    found = run_together(2, [sys.executable, "-m", "tlperf", "train", *flags])
+    for one in found.values():
+        assert one.code == 0, one.text
+    rows = [read_results(folder) for folder in (tmp_path, tmp_path / "workers" / "1")]
+    for own in rows:
+        assert [row["backbone"] for row in own] == ["vgg16", "resnet50"]
+    losses = [[row["result"]["epochs"][0]["loss"] for row in own] for own in rows]
+    assert losses[0] == losses[1]
+    refused = run_together(
+        2, [sys.executable, "-m", "tlperf", "run", f"--workdir={tmp_path}"]
+    )
+    for one in refused.values():
+        assert one.code == ExitCode.CONFIG
+        assert "workers_refused: TF_CONFIG names workers" in one.text
 
 
 @pytest.mark.T4

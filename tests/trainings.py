@@ -110,6 +110,11 @@ def train_together(count, data_dir, workdir, *, faults=None, absent=(), **how):
     """
     device = {"allow_public_bind": True, **how.pop("device", {})}
     words = command(data_dir, workdir, device=device, **how)
+    return run_together(count, words, faults=faults, absent=absent)
+
+
+def run_together(count, words, *, faults=None, absent=()):
+    """A command as each of several workers; see `train_together`."""
     addresses = [f"127.0.0.1:{port}" for port in free_ports(count)]
 
     def run(worker):
