@@ -94,6 +94,7 @@ def train_backbone(
         run.go_on()
         run.record.publish_best(run.rows)
         result = train_result(trainer, run.rows, weights=weights, build_secs=build_secs)
+    log(f"{spec.name}: tensorboard --logdir={run.record.folder / 'tensorboard'}")
     if service := trainer.pipeline.service_totals():
         told = f"{service['guarantee']}; {format_missed(service)}"
         log(f"{spec.name}: data service: {told}")
@@ -140,7 +141,7 @@ class _Run:
         if steps is None:
             return None
         board = self.record.folder / "tensorboard"
-        log(f"traces steps {steps[0]} to {steps[1]}: tensorboard --logdir={board}")
+        log(f"traces steps {steps[0]} to {steps[1]}, for XProf in TensorBoard")
         return StepTracer(board / "train", first=steps[0], last=steps[1])
 
     def begin(self) -> None:
