@@ -79,8 +79,8 @@ def test_what_is_no_cluster_is_refused(environment, text):
 
 @pytest.fixture
 def addresses():
-    """Of three workers on this machine."""
-    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    """Of four workers on this machine."""
+    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
     found = tuple(f"127.0.0.1:{one.getsockname()[1]}" for one in holders)
     for one in holders:
         one.close()
@@ -101,32 +101,32 @@ def meet_all(addresses, workers, facts, *, timeout_secs):
         return list(pool.map(come, workers))
 
 
-SAME = {worker: {"backbone": "xception", "epochs": 3} for worker in range(3)}
+SAME = {worker: {"backbone": "xception", "epochs": 3} for worker in range(4)}
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0)])
 def test_workers_that_are_alike_go_on_together(addresses, order):
-    assert meet_all(addresses, order, SAME, timeout_secs=20) == [None] * 3
+    assert meet_all(addresses, order, SAME, timeout_secs=20) == [None] * 4
     # The chief's port is free again: TensorFlow takes it.
     socket.create_server(("", int(addresses[0].rpartition(":")[2]))).close()
 
 
 def test_a_worker_that_does_not_come_is_named_by_all(addresses):
-    found = meet_all(addresses, (0, 2), SAME, timeout_secs=3)
+    found = meet_all(addresses, (0, 2, 3), SAME, timeout_secs=3)
     for error in found:
         assert error.code == ExitCode.UNAVAILABLE
         assert f"worker 1 ({addresses[1]}) did not come within 3 s" in str(error)
 
 
 def test_a_chief_that_does_not_come_is_named(addresses):
-    (error,) = meet_all(addresses, (1,), SAME, timeout_secs=0.5)
+    (error,) = meet_all(addresses[:2], (1,), SAME, timeout_secs=0.5)
     assert error.reason == "workers_missing"
     assert f"worker 0 ({addresses[0]}) did not come within 0.5 s" in str(error)
 
 
 def test_workers_that_would_train_otherwise_are_told_what_differs(addresses):
     facts = {**SAME, 2: {"backbone": "xception", "epochs": 4}}
-    for error in meet_all(addresses, (0, 1, 2), facts, timeout_secs=20):
+    for error in meet_all(addresses[:3], (0, 1, 2), facts, timeout_secs=20):
         assert error.code == ExitCode.CONFIG
         assert f"worker 2 ({addresses[2]}) differs from worker 0" in str(error)
         assert "epochs 4 instead of 3" in str(error)
@@ -159,3 +159,14 @@ def connect(host, port):
         except OSError:
             time.sleep(0.05)
     raise AssertionError(f"nothing listens on {host}:{port}")
+
+
+@pytest.mark.parametrize("gpus", [0, 1, 2])
+def test_tensorflow_is_told_what_each_worker_has(two_cpus, gpus):
+    """Or it takes the CPU of a machine whose GPUs nobody told it of."""
+    from tlperf.device.workers import build_resolver
+
+    resolver = build_resolver(Cluster(("a:1", "b:1"), 1), gpus=gpus)
+    assert resolver.num_accelerators() == {"GPU": gpus}
+    assert (resolver.task_type, resolver.task_id) == ("worker", 1)
+    assert resolver.cluster_spec().as_dict() == {"worker": ["a:1", "b:1"]}

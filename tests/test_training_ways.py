@@ -4,6 +4,7 @@ said where a batch does not fit."""
 import contextlib
 import dataclasses
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -97,18 +98,62 @@ def test_validation_takes_the_moving_averages(name, request, photos, tmp_path):
 
 
 def test_the_best_weights_are_the_averages(two_cpus, photos, tmp_path):
-    """An average that keeps nearly all of the first step's weights is not trained."""
+    """Of one epoch; the network goes on with what is trained."""
+    apart = {}
+    for ema in (0.0, 0.9999):
+        workdir = tmp_path / str(ema)
+        training = train_tiny(photos, two_cpus, workdir, epochs=1, ema=ema)
+        with h5py.File(workdir / "tiny" / "weights.h5") as stored:
+            kernel = stored["layers/dense/vars/0"][()]
+        last = training.network.model.get_layer("head_softmax").kernel.numpy()
+        apart[ema] = float(np.abs(kernel - last).max())
+    assert apart[0.0] == 0
+    assert apart[0.9999] > 0.001
+
+
+def test_averages_learn_as_slowly_as_they_forget(two_cpus, photos, tmp_path):
     found = {
         ema: train_tiny(
             photos, two_cpus, tmp_path / str(ema), epochs=4, ema=ema, learning_rate=0.1
-        ).result["epochs"]
+        )
         for ema in (0.0, 0.9999)
     }
-    assert [row["loss"] for row in found[0.0]] == pytest.approx(
-        [row["loss"] for row in found[0.9999]], rel=1e-5
-    )
-    moved = [abs(rows[-1]["val_loss"] - rows[0]["val_loss"]) for rows in found.values()]
+    assert losses(found[0.0]) == pytest.approx(losses(found[0.9999]), rel=1e-5)
+    ends = [training.result["epochs"] for training in found.values()]
+    moved = [abs(rows[-1]["val_loss"] - rows[0]["val_loss"]) for rows in ends]
     assert moved[1] < 0.2 * moved[0]
+
+
+def test_the_layers_after_the_boundary_have_their_chance(two_cpus, photos, tmp_path):
+    """A head that does not get better does not end the training before them."""
+    result = train_tiny(
+        photos,
+        two_cpus,
+        tmp_path,
+        epochs=8,
+        head_epochs=4,
+        head_learning_rate=1e-12,
+        learning_rate=1e-12,
+        early_stopping=2,
+    ).result
+    assert len(result["epochs"]) >= 6
+
+
+def test_a_head_alone_has_no_phase_before(two_cpus, photos, tmp_path):
+    with pytest.raises(TlperfError, match="the head is all that is trained") as caught:
+        train_tiny(
+            photos, two_cpus, tmp_path, model={"freeze": "all"}, head_epochs=1, epochs=2
+        )
+    assert caught.value.code == ExitCode.CONFIG
+
+
+def test_a_trace_goes_on_with_its_training(two_cpus, photos, tmp_path):
+    device = {"profile_steps": "2:5"}
+    board = tmp_path / "tiny" / "tensorboard" / "train" / "plugins" / "profile"
+    train_tiny(photos, two_cpus, tmp_path, epochs=1, device=device)
+    assert len([*board.glob("*/*.xplane.pb")]) == 1  # steps 2 and 3
+    train_tiny(photos, two_cpus, tmp_path, epochs=3, device=device, resume=True)
+    assert len([*board.glob("*/*.xplane.pb")]) == 2  # steps 4 and 5
 
 
 @pytest.mark.parametrize("name", ["two_cpus", "mirrored"])
@@ -129,7 +174,8 @@ def test_several_steps_a_call_are_the_same_steps(name, request, photos, tmp_path
         ({"head_epochs": 3, "epochs": 3}, "fewer than --epochs"),
         ({"ema": 1.0}, "0 to below 1"),
         ({"steps_per_call": 0}, "1 or more"),
-        ({"head_learning_rate": 0.0}, "a positive number"),
+        ({"head_epochs": 1, "head_learning_rate": 0.0}, "a positive number"),
+        ({"head_learning_rate": 0.1}, "--head_epochs with it"),
     ],
 )
 def test_settings_that_make_no_sense(values, text):

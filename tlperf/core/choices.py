@@ -147,7 +147,8 @@ class Strategy(enum.StrEnum):
     AUTO = "auto"  # TF_CONFIG names workers: multiworker; several devices: mirrored
     ONE = "one"
     MIRRORED = "mirrored"
-    MULTIWORKER = "multiworker"  # several processes, each with its devices; training
+    # Several processes, each with its devices; but for training, the same as auto.
+    MULTIWORKER = "multiworker"
 
 
 class Precision(enum.StrEnum):

@@ -249,7 +249,8 @@ class TrainConfig:
         optimizer: Adagrad or Adam.
         seed: of head weights, dropout and drop-connect.
         schedule: of the learning rate.
-        warmup_steps: over which the learning rate rises to its value; 0 for none.
+        warmup_steps: over which the learning rate rises to its value, after the head's
+            epochs once more; 0 for none.
         accumulate: parts that a replica takes its batch in, one after the other, for
             batches that do not fit; gradients are those of the whole.
         class_weights: what an image's loss counts.
@@ -295,6 +296,12 @@ class TrainConfig:
             "head_epochs",
             self.head_epochs,
             "fewer than --epochs",
+        )
+        _check(
+            self.head_learning_rate is None or self.head_epochs > 0,
+            "head_learning_rate",
+            self.head_learning_rate,
+            "--head_epochs with it",
         )
         _check(0 <= self.ema < 1, "ema", self.ema, "0 to below 1")
         _check_seed(self.seed)

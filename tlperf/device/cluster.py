@@ -156,7 +156,7 @@ class _Lobby:
                 f"{'; '.join(differing)}",
                 remedy="start all workers with the same command and the same data",
             )
-        if self._different or len(self._present) == len(self._cluster.addresses) - 1:
+        if len(self._present) == len(self._cluster.addresses) - 1:
             self.is_settled.set()
         with contextlib.suppress(OSError):
             await reader.read()  # until it has its answer, or goes away
@@ -178,7 +178,8 @@ class _Lobby:
             names = ("reason", "found", "remedy")
             told = {name: getattr(failure, name) for name in names}
             told["code"] = int(failure.code)
-        for writer in self._present.values():
+        self.is_settled.set()  # from now on who goes away stays counted
+        for writer in [*self._present.values()]:
             with contextlib.suppress(OSError):
                 writer.write(json.dumps({"failure": told}).encode() + b"\n")
                 await asyncio.wait_for(writer.drain(), _ANSWER_SECS)

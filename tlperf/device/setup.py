@@ -101,6 +101,16 @@ class Compute:
         }
 
 
+def device_facts(config: DeviceConfig) -> dict[str, Any]:
+    """What workers that train together must have alike; starts no device."""
+    gpus = _visible_gpus(config)
+    return {
+        "kind": "GPU" if gpus else "CPU",
+        "devices": max(1, len(gpus)),
+        "precision": _resolve_precision(config.precision, gpus),
+    }
+
+
 def setup_compute(config: DeviceConfig, *, cluster: Cluster | None = None) -> Compute:
     """Chooses devices, strategy, precision and XLA.
 
@@ -123,6 +133,8 @@ def setup_compute(config: DeviceConfig, *, cluster: Cluster | None = None) -> Co
         logical = config.logical_devices
         _check_logical(logical, cluster)
         kind, devices = "CPU", _cpu_devices(logical)
+    if config.strategy is Strategy.ONE:
+        devices = devices[:1]
     workers = 1 if cluster is None else len(cluster.addresses)
     jit_compile = resolve_xla(
         config.xla,
@@ -132,12 +144,14 @@ def setup_compute(config: DeviceConfig, *, cluster: Cluster | None = None) -> Co
     )
     if config.op_determinism:
         tf.config.experimental.enable_op_determinism()
-    if cluster is not None:
-        strategy = join_strategy(cluster, startup_timeout=config.startup_timeout)
-    else:
+    if cluster is None:
         strategy = _strategy(config.strategy, devices)
-        if config.strategy is Strategy.ONE:
-            devices = devices[:1]
+    else:
+        timeout = config.startup_timeout
+        strategy = join_strategy(cluster, gpus=len(gpus), startup_timeout=timeout)
+    replicas = strategy.num_replicas_in_sync
+    if replicas != len(devices) * workers:
+        raise AssertionError(f"{replicas} replicas of {workers} x {devices}")
     is_one_cpu = kind == "CPU" and len(devices) * workers == 1
     return Compute(
         strategy=strategy,
@@ -224,7 +238,7 @@ def _cpu_devices(logical: int) -> tuple[str, ...]:
 
 
 def _strategy(kind: Strategy, devices: tuple[str, ...]) -> tf.distribute.Strategy:
-    if kind is Strategy.ONE or (kind is Strategy.AUTO and len(devices) == 1):
+    if len(devices) == 1 and kind is not Strategy.MIRRORED:
         return tf.distribute.OneDeviceStrategy(devices[0])
     return tf.distribute.MirroredStrategy(list(devices))
 

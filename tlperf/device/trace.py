@@ -2,7 +2,8 @@
 
     tracer = StepTracer(folder, first=10, last=15)
     for number in steps:
-        with tracer.step(number): ...              # fetch and step
+        with tracer.step(number, finish=...): ...  # fetch and step
+    tracer.close()
 
 `tensorboard --logdir=FOLDER` shows them (extra `profile`): a trace has steps only where
 an event around each bears its number and is marked as a root (`_r=1`), which Keras'
@@ -26,6 +27,7 @@ class StepTracer:
 
     def __init__(self, folder: pathlib.Path, *, first: int, last: int):
         self._folder, self._first, self._last = folder, first, last
+        self._is_on = False
 
     @contextlib.contextmanager
     def step(self, number: int, *, finish: Callable[[], None]) -> Iterator[None]:
@@ -38,10 +40,17 @@ class StepTracer:
         if not self._first <= number <= self._last:
             yield
             return
-        if number == self._first:
+        if not self._is_on:  # the first of them, or where a training went on
             tf.profiler.experimental.start(str(self._folder))
+            self._is_on = True
         with tf.profiler.experimental.Trace("train", step_num=number, _r=1):
             yield
         if number == self._last:
             finish()
+            self.close()
+
+    def close(self) -> None:
+        """Writes what was traced, where the training ended before the last step."""
+        if self._is_on:
+            self._is_on = False
             tf.profiler.experimental.stop()

@@ -9,6 +9,7 @@ All workers call `share_bytes` and `agree`, in the same order.
 """
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +24,11 @@ from tlperf.device.cluster import Cluster
 # swaps, short enough for the others to end within a minute.
 HEARTBEAT_SECS = 20.0
 
+# From one question to the other workers to the next.
+_CHECK_SECS = 5.0
+# Of what the chief tells in one piece.
+_PIECE_BYTES = 64 << 20
+
 # What a collective operation raises where a worker went away.
 _LOST = (
     tf.errors.AbortedError,
@@ -33,12 +39,13 @@ _LOST = (
 
 
 def join_strategy(
-    cluster: Cluster, *, startup_timeout: float
+    cluster: Cluster, *, gpus: int, startup_timeout: float
 ) -> tf.distribute.MultiWorkerMirroredStrategy:
     """The strategy of all workers, each of which has its visible GPUs, or one CPU.
 
     Args:
         cluster: they have met.
+        gpus: that this process sees.
         startup_timeout: seconds for TensorFlow to connect them.
 
     Raises:
@@ -57,12 +64,9 @@ def join_strategy(
             )
         ],
     )
-    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
-        task_type="worker",
-        task_id=cluster.worker,
-        rpc_layer="grpc",
-    )
+    # Or the timeout would be for reaching the first worker alone.
+    context.context().coordination_service.cluster_register_with_barrier = True
+    resolver = build_resolver(cluster, gpus=gpus)
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
     except (tf.errors.OpError, RuntimeError) as error:
@@ -73,6 +77,45 @@ def join_strategy(
             f"({str(error).splitlines()[0]})",
             remedy="see what the other workers say, and start all of them again",
         ) from error
+
+
+def build_resolver(
+    cluster: Cluster, *, gpus: int
+) -> tf.distribute.cluster_resolver.ClusterResolver:
+    """The workers as TensorFlow asks for them; it would take the CPU of a worker whose
+    number of GPUs is not told."""
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.addresses)}),
+        task_type="worker",
+        task_id=cluster.worker,
+        num_accelerators={"GPU": gpus},
+        rpc_layer="grpc",
+    )
+
+
+class PeerCheck:
+    """Notices, while this process computes for itself, that another one is gone.
+
+    Args:
+        workers: processes that train together.
+        worker: which of them this is.
+    """
+
+    def __init__(self, *, workers: int, worker: int):
+        self._others = [one for one in range(workers) if one != worker]
+        self._next = 0.0
+
+    def look(self) -> None:
+        """Asks the others, every few seconds; raises TensorFlow's error where one does
+        not answer."""
+        if not self._others or time.monotonic() < self._next:
+            return
+        for worker in self._others:
+            context.context().check_collective_ops_peer_health(
+                f"/job:worker/replica:0/task:{worker}",
+                timeout_in_ms=int(HEARTBEAT_SECS * 1000),
+            )
+        self._next = time.monotonic() + _CHECK_SECS
 
 
 @contextlib.contextmanager
@@ -106,13 +149,17 @@ def share_bytes(
 ) -> bytes:
     """The chief's bytes; those of the others are not read."""
     own = data if is_chief else b""
-    (size,) = _sum(strategy, np.array([len(own)], np.int32))
-    padded = own.ljust(-(-int(size) // 4) * 4, b"\0")
-    return _sum(strategy, np.frombuffer(padded, np.int32)).tobytes()[: int(size)]
+    (total,) = _sum(strategy, np.array([len(own)], np.int64)).tolist()
+    shared = bytearray()
+    for start in range(0, total, _PIECE_BYTES):
+        size = min(_PIECE_BYTES, total - start)
+        piece = own[start : start + size].ljust(-(-size // 4) * 4, b"\0")
+        shared += _sum(strategy, np.frombuffer(piece, np.int32)).tobytes()[:size]
+    return bytes(shared)
 
 
 def _sum(strategy: tf.distribute.Strategy, values: np.ndarray) -> np.ndarray:
-    """The sum over all processes of what each has: int32 [N]."""
+    """The sum over all processes of what each has: int32 or int64 [N]."""
 
     def of_replica(place: tf.distribute.experimental.ValueContext) -> tf.Tensor:
         is_first = place.replica_id_in_sync_group % local == 0  # of this process

@@ -64,8 +64,11 @@ def _format_of(config: RunConfig) -> str:
 
 def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
     """One stage for each backbone: the `train`, `evaluate` or `latency` command."""
-    cluster = training_cluster(config) if stage == "train" else None
-    if stage == "train":
+    cluster = None
+    if stage != "train":
+        refuse_workers(stage)
+    else:
+        cluster = training_cluster(config)
         config = as_worker(config, cluster)
         check_inputs(config)
         write_settings(config)
@@ -110,6 +113,7 @@ def run_job(
     """
     start = time.perf_counter()
     refuse_workers("run")
+    training_cluster(config)
     check_inputs(config)
     if config.reuse_data:
         open_dataset(config.data_path).close()

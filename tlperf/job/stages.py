@@ -6,17 +6,20 @@
 A process sets up its devices once, so a runner serves one configuration.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
 
+from tlperf.core import faults
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import peak_memory_bytes
 from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.store import StoredDataset, open_dataset
 from tlperf.device.cluster import Cluster, meet
-from tlperf.device.setup import Compute, setup_compute
+from tlperf.device.setup import Compute, device_facts, setup_compute
+from tlperf.device.workers import naming_lost_workers
 from tlperf.job.workers import facts_to_share
 from tlperf.pipeline.endpoint import check_service
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
@@ -94,13 +97,22 @@ class StageRunner:
         # Both are checked before the devices are touched: seconds sooner.
         weights = find_weights(spec, self.config.model.weights)
         dataset = self.dataset
+        together: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if self._cluster is not None:
             facts = facts_to_share(self.config, spec, weights.facts(), dataset)
+            facts |= device_facts(self.config.device)
             timeout_secs = self.config.device.startup_timeout
             meet(self._cluster, facts, timeout_secs=timeout_secs)
-        training = train_backbone(
-            spec, self.config, dataset=dataset, compute=self.compute, weights=weights
-        )
+            faults.hit("met")
+            together = naming_lost_workers()
+        with together:
+            training = train_backbone(
+                spec,
+                self.config,
+                dataset=dataset,
+                compute=self.compute,
+                weights=weights,
+            )
         if not self.compute.is_chief:
             return training.result
         # Evaluation goes on with the network that is built and traced, from the file.

@@ -70,8 +70,8 @@ def run_sweep(
     Args:
         config: of all backbones.
         stages: of each.
-        is_alone: False where other workers run the same sweep: one of them that was
-            stopped, or died, ends it.
+        is_alone: False where other workers run the same sweep: what one of them does
+            not finish ends it.
 
     Raises:
         TlperfError: 75 after a signal, to this process or to another worker's.
@@ -84,7 +84,11 @@ def run_sweep(
         settings_path = pathlib.Path(folder) / "settings.json"
         files.write_json(settings_path, config.to_dict())
         for spec in parse_backbones(config.backbones):
-            wanted = pending_stages(config, spec, stages)
+            # A worker of its own has not what the others have: each goes on from what
+            # the first one tells it.
+            wanted = [*stages]
+            if is_alone:
+                wanted = pending_stages(config, spec, stages)
             log(f"{spec.name}: {', '.join(wanted) or 'all is there already'}")
             code = int(ExitCode.OK)
             if wanted and not stop.wanted:
@@ -100,8 +104,10 @@ def run_sweep(
                 )
             if code == ExitCode.OK:
                 finished.append(spec.name)
-            else:
-                failures[spec.name] = code
+                continue
+            failures[spec.name] = code
+            if not is_alone:
+                break  # the others end too, and nobody waits for who will not come
     return SweepOutcome(tuple(finished), failures)
 
 

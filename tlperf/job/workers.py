@@ -22,6 +22,7 @@ from tlperf.reference.backbones import BackboneSpec
 
 # Settings that workers need not share: where files are, and how long each waits.
 _OWN = {
+    # What devices there are is compared instead of how they are named.
     "device": {"startup_timeout", "allow_public_bind", "devices"},
     "features": {"feature_dir", "feature_budget"},
     "input": {"ram_budget", "cache"},
@@ -61,14 +62,16 @@ def training_cluster(config: RunConfig) -> Cluster | None:
 
 
 def refuse_workers(command: str) -> None:
-    """Stops a command that several processes cannot do together (exit code 78)."""
-    if find_cluster(os.environ) is not None:
+    """Stops a command that several processes cannot do together (exit code 78), but
+    for the first of them, which does a single stage alone."""
+    cluster = find_cluster(os.environ)
+    if cluster is not None and (command == "run" or not cluster.is_chief):
         raise TlperfError(
             ExitCode.CONFIG,
             "workers_refused",
             found=f"{VARIABLE} names workers, which tlperf {command} does not use",
             remedy="tlperf shard once, tlperf train on every worker, then evaluate, "
-            "latency and report on one of them without it",
+            "latency and report on the first one",
         )
 
 

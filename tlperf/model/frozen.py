@@ -42,6 +42,7 @@ def build_frozen(
     normalisation: Normalisation,
     augmentation: Augment,
     dtype: str | None = None,
+    parts: int = 1,
 ) -> Frozen:
     """The frozen part, with the weights it has at its first call.
 
@@ -50,6 +51,7 @@ def build_frozen(
         compute: XLA policy and precision.
         normalisation, augmentation: of the device half of input.
         dtype: that the tensors are cast to; None leaves them as they are computed.
+        parts: that a GPU takes its images in, one after the other.
     """
     frozen = classifier.frozen
     if frozen is None:
@@ -66,8 +68,8 @@ def build_frozen(
 
     def call(device: str, image: tf.Tensor, draw: tf.Tensor) -> list[tf.Tensor]:
         count = image.shape[0]
-        most = _CPU_IMAGES if compute.kind == "CPU" else count
-        parts = []
+        most = _CPU_IMAGES if compute.kind == "CPU" else -(-count // parts)
+        made = []
         with tf.device(device):
             for start in range(0, count, most):
                 rows = slice(start, min(start + most, count))
@@ -75,10 +77,10 @@ def build_frozen(
                 key = (device, own[0].shape[0])
                 if key not in compiled:
                     compiled[key] = _compile(forward, *own, compute)
-                parts.append(compiled[key](*own))
-            if len(parts) == 1:
-                return parts[0]
-            return [tf.concat(column, axis=0) for column in zip(*parts, strict=True)]
+                made.append(compiled[key](*own))
+            if len(made) == 1:
+                return made[0]
+            return [tf.concat(column, axis=0) for column in zip(*made, strict=True)]
 
     return call
 
@@ -89,6 +91,7 @@ def build_encoder(
     compute: Compute,
     normalisation: Normalisation,
     augmentation: Augment,
+    parts: int = 1,
 ) -> Encode:
     """The frozen part of a placed batch, on the devices where its images are;
     arguments as of `build_frozen`."""
@@ -97,20 +100,21 @@ def build_encoder(
         compute=compute,
         normalisation=normalisation,
         augmentation=augmentation,
+        parts=parts,
     )
     local_values = compute.strategy.experimental_local_results
 
     def encode(batch: Batch) -> FeatureBatch:
         images, draws = local_values(batch.image), local_values(batch.draw)
         # Every device has its part before the first one is waited for.
-        parts = [
+        made = [
             tuple(frozen(device, image, draw))
             for device, image, draw in zip(compute.devices, images, draws, strict=True)
         ]
-        features: tuple[tf.Tensor, ...] = parts[0]
-        if len(parts) > 1:
+        features: tuple[tf.Tensor, ...] = made[0]
+        if len(made) > 1:
             features = compute.strategy.experimental_distribute_values_from_function(
-                lambda place: parts[place.replica_id_in_sync_group % len(parts)]
+                lambda place: made[place.replica_id_in_sync_group % len(made)]
             )
         return FeatureBatch(features, batch.label, batch.weight, batch.index)
 

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from tlperf.device.setup import Compute
 
-# Between the seeds of two replicas: a prime, so that counters never meet.
+# Between the seeds of two replicas.
 _SEED_STRIDE = 1_000_003
 
 

@@ -155,6 +155,7 @@ def build_train_step(
             compute=compute,
             normalisation=config.normalisation,
             augmentation=config.augmentation,
+            parts=config.accumulate,
         )
 
     @tf.function

@@ -156,7 +156,11 @@ class InputPipeline:
         )
         self._bench = Workbench(
             threads=usable_cores(),
-            memory_bytes=plan_memory(dataset, config, image_size=image_size),
+            memory_bytes=plan_memory(
+                dataset,
+                dataclasses.replace(config, batch_size=self.batch_size),
+                image_size=image_size,
+            ),
         )
         self._loaders: dict[str, Loader] = {}
         self._recipes: dict[tuple[str, int, bool], Recipe] = {}

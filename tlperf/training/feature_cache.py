@@ -1,9 +1,10 @@
 """Whether the frozen part is computed once, where its features go, and batches of them.
 
     plan = plan_features(config, has_frozen=True, nbytes=..., room=..., is_there=...)
-    with FeatureStore.open(config.features_path, facts, layouts, views=1) as store:
-        store.fill(pipeline, extract, ...)             # what is not there yet
-        for batch in store.training(plan, epoch=0).distribute(compute): ...
+    store = FeatureStore.open(config.features_path, facts, layouts, views=1)
+    store.fill(pipeline, extract, ...)                 # what is not there yet
+    for batch in store.training(plan, epoch=0).distribute(compute): ...
+    store.close()
 
 An entry is a folder whose name is a hash of all that its numbers depend on: the frozen
 weights, the boundary, image size, preprocessing, decoding, the data and the views. So
@@ -267,11 +268,16 @@ class FeatureStore:
         lock = FolderLock.take(entry, alone=True) or FolderLock.take(entry, alone=False)
         if lock is None:
             raise _is_filled(entry)
-        # Files are made by whoever holds it alone: those that read it find them made.
-        splits = {name: FeatureSplit(entry, name, layouts[name]) for name in SPLITS}
-        if not (entry / _FACTS).exists():
-            files.write_json(entry / _FACTS, dict(facts))
-        os.utime(entry / _FACTS)  # it is used now
+        try:
+            # First, so that what a full disk leaves unmade counts as an entry.
+            if not (entry / _FACTS).exists():
+                files.write_json(entry / _FACTS, dict(facts))
+            os.utime(entry / _FACTS)  # it is used now
+            # Files are made by whoever holds it alone: those that read it find them.
+            splits = {name: FeatureSplit(entry, name, layouts[name]) for name in SPLITS}
+        except BaseException:
+            lock.let_go()
+            raise
         counts = {
             "train": layouts["train"].rows // views,
             "validation": layouts["validation"].rows,

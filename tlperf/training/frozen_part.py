@@ -134,8 +134,10 @@ class FrozenPart:
             self.features.store.close()
 
     def _room(self) -> int:
+        """Of this process; several workers may share a disk."""
         budget = self.config.features.feature_budget
-        return find_room(self.config.features_path, budget)
+        room = find_room(self.config.features_path, budget)
+        return room if budget else room // self.compute.workers
 
     def _plan(self, layouts: dict[str, Layout]) -> tuple[FeaturePlan, dict[str, Any]]:
         """Whether features are kept, and what they depend on where that was asked."""

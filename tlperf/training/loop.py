@@ -32,7 +32,7 @@ from tlperf.core.stopping import Stop, stop_signals
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.device.trace import StepTracer
-from tlperf.device.workers import naming_lost_workers, share_bytes
+from tlperf.device.workers import PeerCheck, share_bytes
 from tlperf.model.steps import Network
 from tlperf.model.weights import WeightsSource
 from tlperf.pipeline.service import format_missed
@@ -85,7 +85,7 @@ def train_backbone(
     with (
         directory_lock(config.backbone_path(spec.name)),
         contextlib.closing(trainer),
-        _naming_failures(trainer),
+        _naming_fitting_batch(trainer),
         stop_signals() as stop,
     ):
         run = _Run(trainer, weights=weights, stop=stop)
@@ -102,14 +102,11 @@ def train_backbone(
 
 
 @contextlib.contextmanager
-def _naming_failures(trainer: Trainer) -> Iterator[None]:
-    """Failures of the devices and of other processes, in words."""
-    around = naming_lost_workers() if trainer.compute.workers > 1 else None
-    with around or contextlib.nullcontext():
-        try:
-            yield
-        except tf.errors.ResourceExhaustedError as error:
-            raise name_fitting_batch(trainer) from error
+def _naming_fitting_batch(trainer: Trainer) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise name_fitting_batch(trainer) from error
 
 
 class _Run:
@@ -199,11 +196,24 @@ class _Run:
                 telemetry.write_epoch(row)
             if self.is_over():
                 return
-            self._trainer.frozen_part.open(self._mode, check_stop=self.check_stop)
-            while not self.is_over():
-                telemetry.write_epoch(self.do_epoch())
-                if self._is_alone:
-                    self.check_stop()
+            peers = PeerCheck(
+                workers=self._trainer.compute.workers,
+                worker=self._trainer.compute.worker,
+            )
+
+            def check() -> None:
+                self.check_stop()
+                peers.look()
+
+            self._trainer.frozen_part.open(self._mode, check_stop=check)
+            try:
+                while not self.is_over():
+                    telemetry.write_epoch(self.do_epoch())
+                    if self._is_alone:
+                        self.check_stop()
+            finally:
+                if self._tracer is not None:
+                    self._tracer.close()
 
     @property
     def _is_alone(self) -> bool:
@@ -214,7 +224,9 @@ class _Run:
         config = self._trainer.config.training
         if self.epoch >= config.epochs or not self.rows or not config.early_stopping:
             return self.epoch >= config.epochs
-        return self.epoch - best(self.rows)["epoch"] >= config.early_stopping
+        # The layers after the boundary have their chance after the head's epochs.
+        since = max(best(self.rows)["epoch"], config.head_epochs)
+        return self.epoch - since >= config.early_stopping
 
     def do_epoch(self) -> dict[str, Any]:
         """The epoch, or what is left of it; its row."""
@@ -332,11 +344,12 @@ class _Run:
             {"split": split, "epoch": self.epoch + 1, "step": error.step, "ids": ids},
         )
         listed = ", ".join(ids[:_NAMED]) + (", ..." if len(ids) > _NAMED else "")
+        part = "" if self._is_alone else " in this worker's part of the batch"
         return TlperfError(
             ExitCode.DATA,
             "not_finite",
             found=f"the {split} loss of {self._trainer.spec.name} is {error.loss} in "
-            f"epoch {self.epoch + 1}, step {error.step}: {listed}",
+            f"epoch {self.epoch + 1}, step {error.step}: {listed}{part}",
             remedy="give a lower --learning_rate, or --precision=float32",
         )
 

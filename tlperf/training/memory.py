@@ -19,21 +19,23 @@ from tlperf.training.trainer import Trainer
 
 
 def name_fitting_batch(trainer: Trainer) -> TlperfError:
-    """Tries steps of half as many images until one fits; the network is of no further
-    use then.
+    """Takes the batch in twice as many parts until one fits; the network is of no
+    further use then.
 
     Returns:
-        Exit code 71, with the largest of them.
+        Exit code 71, with the largest part that fits.
     """
     config, compute = trainer.config, trainer.compute
     size, side = config.input.batch_size, trainer.image_size
-    fits = _find_fitting(trainer) if compute.workers == 1 else None
-    if fits is None:
+    # Other processes would have to try the same at the same time.
+    parts = _find_parts(trainer) if compute.workers == 1 else None
+    if parts is None:
         remedy = "give a smaller --batch_size or --image_size"
     else:
+        fits = size // parts
         remedy = (
-            f"--accumulate={config.training.accumulate * size // fits} takes the same "
-            f"batch in parts of {fits}, which fit; or give --batch_size={fits}"
+            f"--accumulate={parts} takes the same batch in parts of {fits}, which fit; "
+            f"or give --batch_size={fits}"
         )
     return TlperfError(
         ExitCode.MEMORY,
@@ -51,21 +53,23 @@ def _memory_text(compute: Compute) -> str:
     return f"the memory ({format_bytes(max(peaks))} were in use)"
 
 
-def _find_fitting(trainer: Trainer) -> int | None:
-    size, replicas = trainer.config.input.batch_size, trainer.compute.replicas
-    while size % (2 * replicas) == 0:
-        size //= 2
+def _find_parts(trainer: Trainer) -> int | None:
+    own = trainer.config.input.batch_size // trainer.compute.replicas
+    parts = trainer.config.training.accumulate
+    while own % (2 * parts) == 0:
+        parts *= 2
         try:
-            _try_step(trainer, size)
+            _try_step(trainer, parts)
         except tf.errors.ResourceExhaustedError:
             continue
-        return size
+        return parts
     return None
 
 
-def _try_step(trainer: Trainer, size: int) -> None:
+def _try_step(trainer: Trainer, parts: int) -> None:
+    """A step of all layers that are trained at last, on black images."""
     config, side = trainer.config, trainer.image_size
-    phase = trainer.phases[-1]
+    size, phase = config.input.batch_size, trainer.phase(config.training.epochs)
     train = build_train_step(
         trainer.classifier,
         phase.optimizer,
@@ -73,6 +77,7 @@ def _try_step(trainer: Trainer, size: int) -> None:
             normalisation_for(trainer.spec, config.input.preprocess),
             batch_size=size,
             augmentation=config.input.augment,
+            accumulate=parts,
         ),
         compute=trainer.compute,
     )

@@ -2,7 +2,7 @@
 
     record = Record(folder, is_chief=True)
     record.save(checkpoint); record.load()
-    record.keep_best(model, rows)          # the best epoch's weights, and those before
+    record.save_best(model, row)           # the weights of the best epoch so far
     record.publish_best(rows)              # weights.h5
 
 Of several processes the chief alone writes weights and checkpoints.

@@ -15,6 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from tlperf.core import faults
 from tlperf.core.choices import Augment, BatchNorm, ClassWeights
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import RunConfig
@@ -171,11 +172,11 @@ class Trainer:
     @contextlib.contextmanager
     def averaged(self, epoch: int) -> Iterator[None]:
         """The network with the moving averages of the epoch's weights, where `ema` asks
-        for them; `values` still gives what is trained."""
-        if not self.config.training.ema:
+        for them and there are any; `values` still gives what is trained."""
+        phase = self.phase(epoch)
+        if not self.config.training.ema or not _count_updates(phase.optimizer):
             yield
             return
-        phase = self.phase(epoch)
         variables = [one for layer in phase.layers for one in layer.trainable_variables]
         self._trained = {id(one): _array(one) for one in variables}
         phase.optimizer.finalize_variable_values(variables)
@@ -220,6 +221,12 @@ class Trainer:
         for variable, array in zip(variables, arrays, strict=True):
             variable.assign(array)
         separate_dropout(self.classifier.active, self.compute)
+
+
+def _count_updates(optimizer: keras.optimizers.Optimizer) -> int:
+    """Steps that moved the weights; those that overflowed in float16 did not."""
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    return int(inner.iterations.numpy())
 
 
 def _array(variable: Any) -> np.ndarray:
@@ -273,6 +280,7 @@ def build_trainer(
             precision=compute.precision,
             load_weights=weights.load,
         )
+        faults.hit("built")
         encoders = _build_encoders(spec, config, compute, classifier)
         phases = _build_phases(spec, config, dataset, compute, classifier, encoders)
     separate_dropout(classifier.active, compute)
@@ -311,6 +319,7 @@ def _build_encoders(
             compute=compute,
             normalisation=normalisation_for(spec, config.input.preprocess),
             augmentation=kind,
+            parts=config.training.accumulate,
         )
         for kind in {config.input.augment, Augment.NONE}
     }
@@ -333,6 +342,14 @@ def _build_phases(
         or not isinstance(layer, keras.layers.BatchNormalization)
     ]
     head = [layer for layer in active if layer.name not in names]
+    if settings.head_epochs and not any(layer.name in names for layer in active):
+        raise TlperfError(
+            ExitCode.CONFIG,
+            "no_head_phase",
+            found=f"--head_epochs={settings.head_epochs}, but the head is all that is "
+            "trained",
+            remedy="give --head_epochs=0, or a --freeze that leaves layers to train",
+        )
     step_config = StepConfig(
         normalisation_for(spec, config.input.preprocess),
         batch_size=config.input.batch_size,
