@@ -101,8 +101,9 @@ def test_the_death_of_one_ends_the_others(
     for worker, place in deaths:
         fault = f"{place}=kill"
         workdir = tmp_path / f"{worker}-{fault}"
+        how = {"features": "on", **HOW}
         found = train_together(
-            count, stored, workdir, faults={worker: fault}, device=device, **HOW
+            count, stored, workdir, faults={worker: fault}, device=device, **how
         )
         killed = found.pop(worker)
         assert killed.code == -9, killed.text
@@ -116,7 +117,7 @@ def test_the_death_of_one_ends_the_others(
             assert "Traceback" not in one.text
             longest = max(longest, one.at - killed.at)
         assert longest < END_SECS
-        again = train_together(count, stored, workdir, resume=True, **HOW)
+        again = train_together(count, stored, workdir, resume=True, **how)
         assert [one.code for one in again.values()] == [0] * count, again
         made = outcome(workdir)
         assert len(made["losses"]) == 20

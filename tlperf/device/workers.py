@@ -9,6 +9,7 @@ All workers call `share_bytes` and `agree`, in the same order.
 """
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 
@@ -127,16 +128,17 @@ def naming_lost_workers() -> Iterator[None]:
         raise TlperfError(
             ExitCode.RETRY,
             "worker_lost",
-            found=f"another worker went away ({_first_line(error)})",
+            found=f"another worker went away ({_find_why(error)})",
             remedy="start all workers again with --resume",
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    """The line of a graph's error that tells why."""
-    lines = str(error).strip().splitlines()
-    telling = [line for line in lines if line.startswith("Collective ops is aborted")]
-    return [*telling, *lines][0].rstrip(".")
+def _find_why(error: Exception) -> str:
+    """The part of a graph's error that tells."""
+    text = str(error).strip()
+    told = re.search(r"Collective ops is aborted by: (.+)", text)
+    why = told[1] if told else text.splitlines()[0]
+    return why.rstrip(".")
 
 
 def agree(strategy: tf.distribute.Strategy, is_good: bool, *, workers: int) -> bool:
