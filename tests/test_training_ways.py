@@ -3,6 +3,7 @@ said where a batch does not fit."""
 
 import contextlib
 import dataclasses
+import shutil
 
 import h5py
 import keras
@@ -152,8 +153,9 @@ def test_a_trace_goes_on_with_its_training(two_cpus, photos, tmp_path):
     board = tmp_path / "tiny" / "tensorboard" / "train" / "plugins" / "profile"
     train_tiny(photos, two_cpus, tmp_path, epochs=1, device=device)
     assert len([*board.glob("*/*.xplane.pb")]) == 1  # steps 2 and 3
+    shutil.rmtree(board)
     train_tiny(photos, two_cpus, tmp_path, epochs=3, device=device, resume=True)
-    assert len([*board.glob("*/*.xplane.pb")]) == 2  # steps 4 and 5
+    assert len([*board.glob("*/*.xplane.pb")]) == 1  # steps 4 and 5
 
 
 @pytest.mark.parametrize("name", ["two_cpus", "mirrored"])

@@ -12,10 +12,11 @@ computes come from the same function, so a training learns the same either way.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.framework import convert_to_constants
 
 from tlperf.core.batch import Batch, FeatureBatch
 from tlperf.core.choices import Augment
@@ -60,8 +61,10 @@ def build_frozen(
         compute, normalisation=normalisation, augmentation=augmentation
     )
 
+    apply = _apply_constant if not compute.jit_compile else _apply
+
     def forward(image: tf.Tensor, draw: tf.Tensor) -> list[tf.Tensor]:
-        features = tf.nest.flatten(frozen(device_half(image, draw), training=False))
+        features = tf.nest.flatten(apply(frozen, device_half(image, draw)))
         return [tf.cast(x, dtype) if dtype else x for x in features]
 
     compiled: dict[tuple[str, int], Callable[..., list[tf.Tensor]]] = {}
@@ -162,7 +165,20 @@ def _compile(
 ) -> Callable[..., list[tf.Tensor]]:
     function = tf.function(forward, autograph=False, jit_compile=compute.jit_compile)
     specs = [tf.TensorSpec(x.shape, x.dtype) for x in (image, draw)]
-    traced = function.get_concrete_function(*specs)
-    if compute.jit_compile:
-        return traced  # XLA fuses the arithmetic itself
-    return convert_to_constants.convert_variables_to_constants_v2(traced)
+    return function.get_concrete_function(*specs)
+
+
+def _apply(frozen: keras.Model, x: tf.Tensor) -> Any:
+    return frozen(x, training=False)  # XLA fuses the arithmetic itself
+
+
+def _apply_constant(frozen: keras.Model, x: tf.Tensor) -> Any:
+    """With its weights as constants of the graph that is traced."""
+    groups = (frozen.trainable_variables, frozen.non_trainable_variables)
+    with tf.init_scope():  # read now, not in the graph
+        arrays = [
+            [keras.ops.convert_to_numpy(one) for one in group] for group in groups
+        ]
+    values = [[tf.constant(array) for array in group] for group in arrays]
+    features, _ = frozen.stateless_call(*values, x, training=False)
+    return features

@@ -203,13 +203,16 @@ def build_replica_step(
         augmentation=config.augmentation,
     )
 
+    def take(batch: Batch | FeatureBatch) -> Any:
+        """What the active part is given."""
+        if isinstance(batch, FeatureBatch):
+            return _features(batch, compute)
+        return device_half(batch.image, batch.draw)
+
     def differentiate(
         batch: Batch | FeatureBatch,
     ) -> tuple[StepSums, list[tf.Tensor]]:
-        if isinstance(batch, FeatureBatch):
-            x: Any = _features(batch, compute)
-        else:
-            x = device_half(batch.image, batch.draw)
+        x = take(batch)
         with tf.GradientTape() as tape:
             probability = classifier.active(x, training=True)
             losses = cross_entropy(batch.label, probability)
