@@ -3,7 +3,8 @@
 
 import dataclasses
 import os
-from typing import TypeVar
+import signal
+from typing import Any, TypeVar
 
 import pytest
 
@@ -39,6 +40,21 @@ class Figures:
 def figures(request):
     """The figures asked for."""
     return Figures(full=request.config.getoption("--figures") == "full")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heard():
+    """Tests that run under nohup or in the background begin with signals ignored, and
+    so would the processes that they start."""
+    handlers: dict[int, Any] = {
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
 @pytest.fixture(scope="session")

@@ -3,25 +3,10 @@
 import os
 import signal
 import threading
-from typing import Any
 
 import pytest
 
 from tlperf.core.stopping import stop_signals
-
-
-@pytest.fixture(autouse=True)
-def heard():
-    """Tests that run under nohup or in the background begin with signals ignored."""
-    handlers: dict[signal.Signals, Any] = {
-        signal.SIGTERM: signal.SIG_DFL,
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGHUP: signal.SIG_DFL,
-    }
-    before = {one: signal.signal(one, handler) for one, handler in handlers.items()}
-    yield
-    for one, handler in before.items():
-        signal.signal(one, handler)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

@@ -85,7 +85,7 @@ def test_why_a_cell_failed(err, reason):
 
 
 def test_a_cell_that_takes_too_long_is_made_to_end(tmp_path):
-    child = Child(tmp_path, most_secs=2, grace_secs=0.5)
+    child = Child(tmp_path, most_secs=2, grace_secs=5)
     deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)"
     done = child.run([sys.executable, "-c", deaf], stop=Stop())
     assert (done.is_late, done.exit_code) == (True, -2)  # the second signal

@@ -19,7 +19,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import is_host_and_port
@@ -250,20 +250,15 @@ async def _join(cluster: Cluster, facts: dict[str, Any], timeout_secs: float) ->
             finally:
                 writer.close()
             with contextlib.suppress(ValueError):  # another program's answer, or none
-                answer = json.loads(line)
-                return _take(answer["failure"])
+                if (failure := json.loads(line)["failure"]) is not None:
+                    _raise(**failure)
+                return
         await asyncio.sleep(_RETRY_SECS)
     if was_there:
         raise _missing("other workers", timeout_secs)
     raise _missing(cluster.named([0]), timeout_secs)
 
 
-def _take(failure: dict[str, Any] | None) -> None:
-    """Raises what the chief found."""
-    if failure is not None:
-        raise TlperfError(
-            ExitCode(failure["code"]),
-            failure["reason"],
-            found=failure["found"],
-            remedy=failure["remedy"],
-        )
+def _raise(code: int, reason: str, found: str, remedy: str) -> NoReturn:
+    """What the chief found."""
+    raise TlperfError(ExitCode(code), reason, found=found, remedy=remedy)
