@@ -162,7 +162,7 @@ class _Run:
         self.rows, self.record.weights = state["rows"], state["weights"]
         self._done = [(a, b, c) for a, b, c in state["done"]]
         self._secs_before = state["secs"]
-        # Numbers from features are rounded otherwise.
+        # Features in a smaller type would give other numbers than before.
         self._mode = FeatureCache(state["feature_cache"])
         log(f"{name}: goes on in epoch {self.epoch + 1} after {found.step} steps")
 
