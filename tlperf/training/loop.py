@@ -272,12 +272,12 @@ class _Run:
         """Whether a signal came to this process."""
         return bool(self._stop.wanted)
 
-    def is_due(self, steps: int, *, new: int, is_stopping: bool) -> bool:
+    def is_due(self, steps: int, *, new: int) -> bool:
         """Whether to save after so many steps of the epoch."""
         faults.hit("trained")
         every = self._trainer.config.training.save_every
         is_due = every > 0 and steps // every > (steps - new) // every
-        return is_stopping or (is_due and self._has_order())
+        return is_due and self._has_order()
 
     def _has_order(self) -> bool:
         """Whether the steps that are done are the plan's first: else a training goes on
@@ -364,10 +364,10 @@ class _Validating:
         """Whether a signal came to this process."""
         return self._run.wishes_to_stop()
 
-    def is_due(self, steps: int, *, new: int, is_stopping: bool) -> bool:
-        """Whether a signal came."""
+    def is_due(self, steps: int, *, new: int) -> bool:
+        """Validation changes nothing that is saved."""
         faults.hit("validated")
-        return is_stopping
+        return False
 
     def look(self, done: Sequence[Sums], *, is_stopping: bool) -> None:
         """Saves what was trained."""

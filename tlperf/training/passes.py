@@ -107,17 +107,17 @@ class Watch(Protocol):
     def wishes_to_stop(self) -> bool:
         """Whether this process was asked to."""
 
-    def is_due(self, steps: int, *, new: int, is_stopping: bool) -> bool:
+    def is_due(self, steps: int, *, new: int) -> bool:
         """Whether it wants to see the state after so many steps.
 
         Args:
             steps: of the pass.
             new: of them, since it was asked before.
-            is_stopping: whether any process wishes to stop.
         """
 
     def look(self, done: Sequence[Sums], *, is_stopping: bool) -> None:
-        """Called then, with what these steps gave; the device has done them all."""
+        """Called then, and where any process wishes to stop, with what these steps
+        gave; the device has done them all."""
 
     def around(
         self, number: int, finish: Callable[[], None]
@@ -130,7 +130,7 @@ class _Nobody:
     def wishes_to_stop(self) -> bool:
         return False
 
-    def is_due(self, steps: int, *, new: int, is_stopping: bool) -> bool:
+    def is_due(self, steps: int, *, new: int) -> bool:
         return False
 
     def look(self, done: Sequence[Sums], *, is_stopping: bool) -> None:
@@ -253,9 +253,10 @@ class _Progress:
             self.first_wait_secs = self.waits.secs
         elif len(self._pending) > _CALLS_AHEAD:
             self._read_first()
+        is_due = self._watch.is_due(steps, new=len(sums))
         if self._is_alone:
             self._is_stopping = self._watch.wishes_to_stop()
-        if self._watch.is_due(steps, new=len(sums), is_stopping=self._is_stopping):
+        if is_due or self._is_stopping:
             self.read_all()
             self._watch.look(self.done, is_stopping=self._is_stopping)
 
