@@ -86,3 +86,12 @@ def photos_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     write_dataset(DataConfig(source="photos", limit=40, workers=1), folder)
     return folder
+
+
+@pytest.fixture
+def photos(photos_dir):
+    """The dataset of that directory, open."""
+    from tlperf.dataset.store import open_dataset
+
+    with open_dataset(photos_dir) as dataset:
+        yield dataset

@@ -201,12 +201,6 @@ def build(photos, compute, workdir, **values):
     return trainer
 
 
-@pytest.fixture
-def photos(photos_dir):
-    with open_dataset(photos_dir) as dataset:
-        yield dataset
-
-
 def test_features_are_what_the_frozen_part_makes(two_cpus, photos, tmp_path):
     cached = build(photos, two_cpus, tmp_path)
     frozen = cached.classifier.frozen

@@ -14,16 +14,9 @@ import tensorflow as tf
 from tests.tiny import RANDOM, TINY, WITHOUT_DROPOUT, run_config, tiny_net, train_tiny
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.settings import TrainConfig
-from tlperf.dataset.store import open_dataset
 from tlperf.training.trainer import build_trainer
 
 pytestmark = pytest.mark.usefixtures("two_cpus")
-
-
-@pytest.fixture
-def photos(photos_dir):
-    with open_dataset(photos_dir) as dataset:
-        yield dataset
 
 
 @contextlib.contextmanager
