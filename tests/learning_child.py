@@ -14,6 +14,7 @@ import sys
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tests.tiny import take_statistics
@@ -57,6 +58,9 @@ def first_losses(values: dict[str, Any]) -> list[float]:
                     if isinstance(layer, keras.layers.Dropout):
                         layer.rate = 0.0  # before the step is traced
             take_statistics(trainer, next(iter(trainer.batches(0))))
+            if values.get("nudged"):
+                for variable in trainer.classifier.active.trainable_variables:
+                    variable.assign(np.nextafter(variable.numpy(), np.float32(1)))
             trainer.frozen_part.open()
             for epoch in itertools.count():
                 result, _ = trainer.train_epoch(epoch)
