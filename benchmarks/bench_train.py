@@ -42,10 +42,10 @@ from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.device.setup import setup_compute
 from tlperf.model.build import build_classifier
+from tlperf.model.optimizer import build_optimizer
 from tlperf.model.preprocess import normalisation_for, normalise
 from tlperf.model.weights import find_weights
 from tlperf.pipeline.input import InputPipeline
-from tlperf.training.optimizer import build_optimizer
 from tlperf.training.trainer import build_trainer
 
 BATCH_SIZE = 32

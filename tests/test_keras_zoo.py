@@ -15,12 +15,12 @@ import keras
 import numpy as np
 import pytest
 
-from tlperf.core.choices import Protocol
+from tests.timings import make_cell, make_row, make_trial
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
-from tlperf.core.settings import LatencyConfig, RunConfig
+from tlperf.core.settings import RunConfig
 from tlperf.job.run import plan_job
-from tlperf.latency.measure import Subject, latency_row
-from tlperf.latency.timer import Timing
+from tlperf.latency.protocols import Subject
+from tlperf.latency.trial import network_facts
 from tlperf.model.build import build_backbone, build_classifier, build_imagenet_model
 from tlperf.model.facts import count_macs, depth
 from tlperf.model.preprocess import normalise
@@ -278,13 +278,12 @@ def test_a_plan_does_not_guess_multiply_adds(tmp_path):
 
 def test_nothing_is_published_of_it_and_no_batch_is_wrong(two_cpus):
     spec = find_backbone("keras:MobileNetV2")
-    row = latency_row(
-        Subject(spec, "imagenet", build_imagenet_model(spec), 224),
-        Timing(1.0, 3, (0.1,) * 300, 1),
-        protocol=Protocol.COMPILED,
-        config=LatencyConfig(batch_size=1),
-        compute=two_cpus,
+    subject = Subject(
+        spec, "imagenet", build_imagenet_model(spec), 224, spec.normalisation
     )
+    cell = make_cell(backbone=spec.name, batch_size=1)
+    facts = network_facts(cell, subject, "float32")
+    row = make_row(*[make_trial(**facts)] * 5, cell=cell)
     assert row["published"] is None
     assert row["warnings"] == []
     assert row["params"] == 3_538_984

@@ -1,7 +1,9 @@
-"""Latency: the timer with a clock of our own, the protocols on a real small model."""
+"""The protocols on a small real network, and work that is faked and found out."""
 
+import dataclasses
 import itertools
 import json
+import math
 import time
 
 import numpy as np
@@ -10,77 +12,91 @@ import tensorflow as tf
 
 from tests.tiny import TINY
 from tlperf.core import files
-from tlperf.core.choices import Protocol
+from tlperf.core.choices import Precision, Protocol, Runtime, Xla
 from tlperf.core.settings import LatencyConfig, RunConfig
-from tlperf.latency.measure import Subject, latency_row, measure_backbone
+from tlperf.core.statistics import median
+from tlperf.core.trials import is_memoising
+from tlperf.latency import protocols, runtimes
+from tlperf.latency.cells import Cell
+from tlperf.latency.checks import (
+    count_top1_changes,
+    output_difference,
+    repeat_ratios,
+)
+from tlperf.latency.measure import measure_cells
+from tlperf.latency.probes import Probes
 from tlperf.latency.protocols import PROTOCOLS
-from tlperf.latency.timer import Timing, measure, repeat
-from tlperf.model.build import build_imagenet_model
-from tlperf.reference.backbones import VGG16
+from tlperf.latency.runtimes import RUNTIMES
+from tlperf.latency.subjects import Subjects
+from tlperf.latency.timer import TimerPlan, drop, measure
+from tlperf.latency.trial import take_trial
+from tlperf.model.deploy import with_preprocessing
+from tlperf.model.preprocess import normalise
+from tlperf.reference.backbones import (
+    CAFFE_MODE,
+    PAPER_MODE,
+    RAW_PIXELS,
+    TF_MODE,
+    TORCH_MODE,
+)
 
 pytestmark = pytest.mark.usefixtures("two_cpus")
 
-
-def fake_steps(durations):
-    """A step that takes the given times by a clock that only it advances."""
-    now, times = [0.0], iter(durations)
-
-    def step():
-        now[0] += next(times)
-
-    return repeat(step, clock=lambda: now[0])
+PLAN = TimerPlan(warmup_steps=2, batches=4, repetitions=2)
+INFERENCE = [one for one in Protocol if one is not Protocol.TRAIN_STEP]
 
 
-def test_first_call_and_warm_up_stay_out_of_the_samples():
-    config = LatencyConfig(batches=2, repetitions=2, warmup_steps=2)
-    timing = measure(fake_steps([9.0, 5.0, 4.0, 1.0, 2.0, 3.0, 2.0]), config)
-    assert timing == Timing(9.0, 2, (1.0, 2.0, 3.0, 2.0))
-
-
-@pytest.mark.parametrize(
-    ("limit_secs", "samples"),
-    [(0.0, 300), (1000.0, 300), (4.5, 5), (5.0, 5), (0.1, 1), (31.0, 31)],
-)
-def test_a_row_stops_at_its_count_or_its_seconds(limit_secs, samples):
-    config = LatencyConfig(latency_secs=limit_secs)
-    timing = measure(fake_steps(itertools.repeat(1.0)), config)
-    assert len(timing.samples_secs) == samples
+def make_cell(protocol=Protocol.COMPILED, **changes):
+    cell = Cell(
+        "tiny",
+        "finetuned" if protocol is Protocol.TRAIN_STEP else "imagenet",
+        protocol,
+        Runtime.TF,
+        2,
+        Precision.FLOAT32,
+        Xla.OFF,
+        True,
+    )
+    return dataclasses.replace(cell, **changes)
 
 
 @pytest.fixture(scope="module")
-def model(two_cpus):
-    return build_imagenet_model(TINY)
+def subjects(two_cpus):
+    return Subjects(TINY, RunConfig(workdir="w"), compute=two_cpus, trained=None)
 
 
-def images(count=2):
-    return np.random.default_rng(0).normal(size=(count, 32, 32, 3)).astype(np.float32)
+@pytest.fixture(scope="module")
+def subject(subjects):
+    return subjects.find(make_cell())
+
+
+def trial_of(subjects, compute, cell):
+    return take_trial(
+        cell, subjects.find(cell), PLAN, compute=compute, probes=Probes(compute)
+    )
 
 
 @pytest.mark.parametrize("protocol", list(Protocol))
 def test_a_sample_is_a_step_and_samples_sum_to_no_more_than_the_wall(
-    two_cpus, model, protocol
+    two_cpus, subjects, protocol
 ):
-    steps, traces = PROTOCOLS[protocol](model, images(), two_cpus)
-    assert len(steps(1, float("inf"))) == 1
-    assert len(steps(2, float("inf"))) == 2  # predict first joins two results here
+    timed = PROTOCOLS[protocol](subjects.find(make_cell(protocol)), 2, two_cpus)
+    steps = timed.steps(timed.place(timed.make_images(0)))
+    assert len(steps(1, math.inf, drop)) == 1
+    assert len(steps(2, math.inf, drop)) == 2  # predict first joins two results here
+    before = timed.traces()
     start = time.perf_counter()
-    samples = steps(7, float("inf"))
+    samples = steps(7, math.inf, drop)
     wall = time.perf_counter() - start
     assert len(samples) == 7
     assert 0 < sum(samples) <= wall
     # The callback's marks leave out only what follows the last result.
     assert sum(samples) > 0.5 * wall
-    assert traces() == 1
+    assert timed.traces() == before == 1
 
 
-def test_keras_predict_stops_at_its_seconds(two_cpus, model):
-    steps, _ = PROTOCOLS[Protocol.KERAS_PREDICT](model, images(), two_cpus)
-    steps(1, float("inf"))
-    assert len(steps(500, 1e-6)) == 1
-
-
-@pytest.mark.parametrize("protocol", list(Protocol))
-def test_the_clock_stops_only_when_the_result_is_there(two_cpus, protocol):
+@pytest.mark.parametrize("protocol", INFERENCE)
+def test_the_clock_stops_only_when_the_result_is_there(two_cpus, subject, protocol):
     """With asynchronous execution a call returns at once, as on a GPU; a step that
     sleeps inside the model shows only where its result is waited for."""
 
@@ -88,77 +104,299 @@ def test_the_clock_stops_only_when_the_result_is_there(two_cpus, protocol):
         time.sleep(0.05)
         return x
 
-    inputs = tf.keras.Input((32, 32, 3))
     layer = tf.keras.layers.Lambda(
         lambda x: tf.ensure_shape(
             tf.numpy_function(slow, [x], tf.float32), [None, 32, 32, 3]
         ),
         output_shape=(32, 32, 3),
     )
-    sleeper = tf.keras.Model(inputs, layer(inputs))
-    steps, _ = PROTOCOLS[protocol](sleeper, images(), two_cpus)
-    steps(1, float("inf"))
+    inputs = tf.keras.Input((32, 32, 3))
+    sleeper = dataclasses.replace(subject, model=tf.keras.Model(inputs, layer(inputs)))
+    timed = PROTOCOLS[protocol](sleeper, 2, two_cpus)
+    steps = timed.steps(timed.place(timed.make_images(0)))
+    steps(1, math.inf, drop)
     tf.config.experimental.set_synchronous_execution(False)
     try:
-        assert min(steps(4, float("inf"))) >= 0.05
+        assert min(steps(4, math.inf, drop)) >= 0.05
     finally:
         tf.config.experimental.set_synchronous_execution(True)
 
 
-def make_row(two_cpus, model, samples, *, batch_size=32, kind="imagenet", traces=1):
-    return latency_row(
-        Subject(VGG16, kind, model, 224),
-        Timing(1.0, 3, tuple(samples), traces),
-        protocol=Protocol.COMPILED,
-        config=LatencyConfig(batch_size=batch_size),
-        compute=two_cpus,
+def test_keras_predict_stops_at_its_seconds(two_cpus, subject):
+    timed = PROTOCOLS[Protocol.KERAS_PREDICT](subject, 2, two_cpus)
+    steps = timed.steps(timed.place(timed.make_images(0)))
+    steps(1, math.inf, drop)
+    assert len(steps(500, 1e-6, drop)) == 1
+
+
+@pytest.mark.B1
+@pytest.mark.parametrize("protocol", INFERENCE)
+def test_timed_steps_give_what_untimed_ones_give(two_cpus, subjects, protocol):
+    checks = trial_of(subjects, two_cpus, make_cell(protocol))["checks"]
+    assert checks["outputs"] >= 1
+    assert checks["difference"] < 1e-5
+    assert checks["top1_changes"] == 0
+    assert len(checks["repeat_ratios"]) == 5
+
+
+def plant(monkeypatch, change):
+    """A `tf` runtime whose calls are changed."""
+
+    def load(network, shape, compute):
+        loaded = runtimes.load_tf(network, shape, compute)
+        return dataclasses.replace(loaded, run=change(loaded.run))
+
+    monkeypatch.setitem(RUNTIMES, Runtime.TF, load)
+
+
+@pytest.mark.B1
+def test_a_network_that_returns_nothing_is_caught(two_cpus, subjects, monkeypatch):
+    plant(monkeypatch, lambda run: lambda placed: np.zeros_like(run(placed)))
+    trial = trial_of(subjects, two_cpus, make_cell())
+    assert trial["checks"]["difference"] == pytest.approx(1.0)
+
+
+@pytest.mark.B1
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run: lambda placed: np.nan * run(placed),
+        lambda run: lambda placed: run(placed)[:1],
+    ],
+)
+def test_a_network_that_gives_no_numbers_is_caught(
+    two_cpus, subjects, monkeypatch, change
+):
+    """And told in JSON, which knows no infinity."""
+    plant(monkeypatch, change)
+    trial = trial_of(subjects, two_cpus, make_cell())
+    files.to_json(trial)
+    assert trial["checks"]["difference"] is None
+    assert trial["checks"]["top1_changes"] > 0
+
+
+@pytest.mark.B1
+def test_an_output_of_another_batch_is_caught(two_cpus, subjects, monkeypatch):
+    """An output that is right in kind and wrong in order."""
+    plant(monkeypatch, lambda run: lambda placed: run(placed)[::-1])
+    trial = trial_of(subjects, two_cpus, make_cell())
+    assert trial["checks"]["difference"] > trial["checks"]["tolerance"]
+
+
+def remember(run):
+    """Answers by heart what it has been asked before."""
+    known = {}
+
+    def recall(placed):
+        key = np.asarray(placed).tobytes()
+        if key not in known:
+            time.sleep(0.01)  # work that is worth remembering
+            known[key] = run(placed)
+        return known[key]
+
+    return recall
+
+
+@pytest.mark.B2
+@pytest.mark.parametrize("protocol", [Protocol.COMPILED, Protocol.TRANSFER])
+def test_a_network_that_remembers_its_images_is_caught(
+    two_cpus, subjects, monkeypatch, protocol
+):
+    plant(monkeypatch, remember)
+    trial = trial_of(subjects, two_cpus, make_cell(protocol))
+    assert is_memoising(trial["checks"]["repeat_ratios"])
+
+
+@pytest.mark.B2
+def test_keras_predict_is_given_new_images_for_each_step(two_cpus, subject):
+    """Else what it sees twice in a call would pass for new."""
+    seen = []
+
+    def note(x):
+        seen.append(float(x.sum()))
+        return x
+
+    inputs = tf.keras.Input((32, 32, 3))
+    layer = tf.keras.layers.Lambda(
+        lambda x: tf.ensure_shape(
+            tf.numpy_function(note, [x], tf.float32), [None, 32, 32, 3]
+        ),
+        output_shape=(32, 32, 3),
     )
+    noting = dataclasses.replace(subject, model=tf.keras.Model(inputs, layer(inputs)))
+    timed = PROTOCOLS[Protocol.KERAS_PREDICT](noting, 2, two_cpus)
+    placed = timed.place(timed.make_images(0))
+    repeat_ratios(timed, placed, pairs=3)
+    # 2 steps on the same, then 2 on new ones, in turn.
+    assert len(seen) == 12
+    assert len(set(seen)) == 1 + 6
 
 
-def test_a_row_keeps_every_sample_and_the_contracts_keys(two_cpus, model):
-    row = make_row(two_cpus, model, [0.002] * 300)
-    keys = {"backbone", "protocol", "runtime", "batch_size", "image_size", "precision"}
-    keys |= {"xla", "device", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms"}
-    keys |= {"min_ms", "samples", "requested_samples", "first_call_secs", "size_mib"}
-    keys |= {"images_per_sec", "gflop_per_step", "tflops_per_sec", "params", "depth"}
-    keys |= {"published", "valid", "warnings", "model"}
-    assert keys <= set(json.loads(files.to_json(row)))
-    assert row["samples_secs"] == [0.002] * 300
-    assert row["p99_ms"] == pytest.approx(2.0)
-    assert row["images_per_sec"] == pytest.approx(16_000)
-    assert (row["valid"], row["warnings"]) == (True, [])
-    assert row["published"]["ms"] == 4.2
+@pytest.mark.B5
+def test_nothing_is_compiled_while_steps_are_timed(two_cpus, subject):
+    timed = PROTOCOLS[Protocol.COMPILED](subject, 2, two_cpus)
+    counts = []
+    plan = TimerPlan(warmup_steps=2, batches=100, repetitions=10)
+    steps = timed.steps(timed.place(timed.make_images(0)))
+    timing = measure(
+        steps,
+        plan,
+        keep=lambda output: counts.append(timed.traces()),
+        on_warm=lambda: counts.append(timed.traces()),
+    )
+    assert len(timing.samples_secs) == 1000
+    assert set(counts) == {1}
+
+
+@pytest.mark.B5
+def test_a_retrace_between_samples_is_counted(two_cpus, subjects, monkeypatch):
+    """A Python number for an argument: TensorFlow traces anew for each."""
+    numbers = itertools.count()
+
+    def load(network, shape, compute):
+        loaded = runtimes.load_tf(network, shape, compute)
+        function = tf.function(lambda x, number: network(x, training=False) + number)
+        return dataclasses.replace(
+            loaded,
+            run=lambda placed: function(placed, next(numbers)).numpy(),
+            traces=function.experimental_get_tracing_count,
+        )
+
+    monkeypatch.setitem(RUNTIMES, Runtime.TF, load)
+    trial = trial_of(subjects, two_cpus, make_cell())
+    assert trial["retraces"] == len(trial["samples_secs"])
+
+
+def test_trace_first_step_and_samples_stand_apart(two_cpus, subjects):
+    trial = trial_of(subjects, two_cpus, make_cell())
+    typical = median(trial["samples_secs"])
+    assert trial["prepare_secs"]["trace"] > 0
+    assert trial["first_step_secs"] > typical
+    assert len(trial["samples_secs"]) == PLAN.batches * PLAN.repetitions
+    assert trial["process_peak_memory_bytes"] > 10**8
+    assert trial["matmul_tflops_per_sec"] > 0.001
+    assert trial["copy_gbytes_per_sec"] > 0.1
 
 
 @pytest.mark.parametrize(
-    ("samples", "changes", "valid", "warning"),
+    "normalisation", [RAW_PIXELS, TF_MODE, CAFFE_MODE, TORCH_MODE, PAPER_MODE]
+)
+def test_preprocessing_inside_is_the_device_half(two_cpus, normalisation):
+    inputs = tf.keras.Input((32, 32, 3))
+    same = tf.keras.Model(inputs, tf.keras.layers.Identity()(inputs))
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    found = with_preprocessing(same, normalisation)(images)
+    expected = normalise(tf.constant(images), normalisation)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
+
+
+def test_the_graph_is_the_networks_and_its_weights_are_constants(two_cpus, subject):
+    loaded = RUNTIMES[Runtime.TF](subject.model, (2, 32, 32, 3), two_cpus)
+    images = protocols.float_images(2, 32, seed=3)
+    expected = subject.model(images, training=False)
+    np.testing.assert_allclose(loaded.run(images), expected, rtol=1e-5, atol=1e-7)
+    kernel = subject.model.get_layer("conv1").kernel
+    before = loaded.run(loaded.place(images))
+    kernel.assign(kernel + 1.0)
+    try:
+        np.testing.assert_array_equal(loaded.run(loaded.place(images)), before)
+    finally:
+        kernel.assign(kernel - 1.0)
+
+
+@pytest.mark.parametrize(
+    ("output", "difference"),
     [
-        ([0.1] * 9, {}, False, "fewer than 10 samples"),
-        ([0.1] * 100, {}, True, "100 of 300 samples"),
-        ([0.1] * 300, {"traces": 2}, False, "traced 2 times"),
-        ([0.3] * 75 + [0.1] * 225, {}, True, "warm-up too short"),
-        ([0.1] * 300, {"batch_size": 1}, True, "published figure states batch 32"),
+        ([[0.5, 0.5]], 0.25),
+        ([[0.25, 0.75]], 0.0),
+        ([[0.25, float("nan")]], math.inf),
+        ([[0.25]], math.inf),
     ],
 )
-def test_a_row_says_what_limits_it(two_cpus, model, samples, changes, valid, warning):
-    row = make_row(two_cpus, model, samples, **changes)
-    assert row["valid"] is valid
-    assert any(warning in text for text in row["warnings"])
+def test_differences_are_shares_of_the_largest_output(output, difference):
+    reference = np.array([[0.25, 1.0]])
+    reference[0, 1] = 0.75
+    found = output_difference([np.array(output)], reference)
+    assert found == pytest.approx(difference / 0.75 if difference < 1 else difference)
 
 
-def test_the_fine_tuned_network_has_no_published_figure(two_cpus, model):
-    row = make_row(two_cpus, model, [0.1] * 300, kind="finetuned", batch_size=1)
-    assert row["published"] is None
-    assert row["warnings"] == []
+def test_a_reference_that_is_no_number_hides_nothing():
+    reference = np.array([[0.25, float("nan")]])
+    assert output_difference([np.array([[0.25, 0.75]])], reference) == math.inf
 
 
-def test_a_backbone_is_measured_and_written(two_cpus, tmp_path):
-    config = RunConfig(
-        workdir=str(tmp_path),
-        latency=LatencyConfig(batch_size=2, batches=3, repetitions=4),
+def test_outputs_of_another_shape_are_all_changed():
+    reference = np.array([[0.5, 0.3, 0.2], [0.3, 0.5, 0.2]])
+    found = count_top1_changes([reference[:1]], reference, tolerance=0)
+    assert found == 2
+
+
+def test_another_class_counts_but_not_where_the_reference_hardly_prefers_one():
+    reference = np.array([[0.5, 0.3, 0.2], [0.3334, 0.3333, 0.3333]])
+    swapped = np.array([[0.3, 0.5, 0.2], [0.3333, 0.3334, 0.3333]])
+    assert count_top1_changes([reference], reference, tolerance=1e-3) == 0
+    assert count_top1_changes([swapped, swapped], reference, tolerance=1e-3) == 2
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_other_precisions_are_what_they_say(two_cpus, precision):
+    compute = dataclasses.replace(two_cpus, precision=precision)
+    subjects = Subjects(TINY, RunConfig(workdir="w"), compute=compute, trained=None)
+    cell = make_cell(precision=Precision(precision))
+    trial = trial_of(subjects, compute, cell)
+    assert trial["device"]["precision"] == precision
+    assert trial["checks"]["difference"] <= trial["checks"]["tolerance"]
+    compute_dtype = subjects.find(cell).model.get_layer("conv1").compute_dtype
+    assert compute_dtype == precision.removeprefix("mixed_")
+
+
+def test_cells_are_measured_in_this_process_as_a_first_look(two_cpus, subjects):
+    config = LatencyConfig(
+        batch_size=2, batches=5, repetitions=4, processes=1, min_secs=0.0
     )
-    rows = measure_backbone(TINY, config, compute=two_cpus, tuned=None)
-    assert [row["protocol"] for row in rows] == ["keras_predict", "compiled"]
-    assert [row["samples"] for row in rows] == [12, 12]
-    assert files.read_json(tmp_path / "tiny" / "latency.json") == {"runs": rows}
-    assert all(row["published"] is None for row in rows)
+    cells = [make_cell(protocol) for protocol in Protocol]
+    rows = measure_cells(cells, config, subjects=subjects, compute=two_cpus)
+    assert [row["protocol"] for row in rows] == [
+        protocol.value for protocol in Protocol
+    ]
+    assert {row["samples"] for row in rows} == {20}
+    assert not any(row["valid"] for row in rows)
+    for row in rows:
+        assert any("no interval: 1 process" in reason for reason in row["invalid"])
+
+
+def test_a_step_of_training_moves_the_weights(two_cpus):
+    subjects = Subjects(TINY, RunConfig(workdir="w"), compute=two_cpus, trained=None)
+    subject = subjects.find(make_cell(Protocol.TRAIN_STEP))
+    assert subject.classifier is not None
+    before = [v.numpy().copy() for v in subject.classifier.active.trainable_variables]
+    timed = PROTOCOLS[Protocol.TRAIN_STEP](subject, 2, two_cpus)
+    timed.steps(timed.place(timed.make_images(0)))(2, math.inf, drop)
+    after = [v.numpy() for v in subject.classifier.active.trainable_variables]
+    assert any(np.any(a != b) for a, b in zip(before, after, strict=True))
+    assert timed.reference is None
+
+
+@pytest.mark.parametrize("protocol", [Protocol.KERAS_PREDICT, Protocol.COMPILED])
+def test_traced_steps_are_steps_to_xprof(two_cpus, subjects, tmp_path, protocol):
+    """Read by XProf's own reader where it is installed (extra profile)."""
+    cell = make_cell(protocol)
+    take_trial(
+        cell,
+        subjects.find(cell),
+        PLAN,
+        compute=two_cpus,
+        probes=Probes(two_cpus),
+        traced=(tmp_path, 3, 5),
+    )
+    (trace,) = tmp_path.glob("plugins/profile/*/*.xplane.pb")
+    assert b"step_num" in trace.read_bytes()
+    convert = pytest.importorskip("xprof.convert.raw_to_tool_data")
+    found, _ = convert.xspace_to_tool_data([str(trace)], "trace_viewer", {})
+    text = found if isinstance(found, str) else found.decode()
+    events = json.loads(text)["traceEvents"]
+    steps = [
+        one["args"] for one in events if one.get("name", "").startswith("inference")
+    ]
+    numbers = {int(one["step_num"]) for one in steps if "step_num" in one}
+    assert numbers == {3, 4, 5}

@@ -10,6 +10,7 @@ from tlperf.core.batch import Batch
 from tlperf.core.choices import Precision, Preprocess
 from tlperf.core.settings import TrainConfig
 from tlperf.model.build import build_classifier
+from tlperf.model.optimizer import build_optimizer
 from tlperf.model.preprocess import normalisation_for, normalise
 from tlperf.model.steps import (
     StepConfig,
@@ -20,7 +21,6 @@ from tlperf.model.steps import (
 )
 from tlperf.pipeline.deliver import split_batch
 from tlperf.reference.backbones import BACKBONES, TF_MODE
-from tlperf.training.optimizer import build_optimizer
 
 pytestmark = pytest.mark.usefixtures("two_cpus")
 

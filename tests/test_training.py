@@ -14,16 +14,16 @@ from tlperf.core.choices import BatchNorm, Schedule
 from tlperf.core.errors import SettingsError, TlperfError
 from tlperf.core.settings import DeviceConfig, InputConfig, TrainConfig
 from tlperf.dataset.store import open_dataset
+from tlperf.model.optimizer import (
+    WarmUpAndDecay,
+    build_optimizer,
+    optimizer_settings,
+)
 from tlperf.model.steps import build_evaluate_step
 from tlperf.model.trained import load_trained
 from tlperf.pipeline.input import InputPipeline
 from tlperf.reference.backbones import BACKBONES
 from tlperf.training.loop import train_backbone
-from tlperf.training.optimizer import (
-    WarmUpAndDecay,
-    build_optimizer,
-    optimizer_settings,
-)
 from tlperf.training.passes import Waits, run_pass
 from tlperf.training.trainer import find_class_weights
 

@@ -28,6 +28,7 @@ from tlperf.flags import (
     FLAGS,
     INPUT_FLAGS,
     LATENCY_FLAGS,
+    PREDICT_FLAGS,
     RUN_FLAGS,
     SOURCE_FLAGS,
     TRAIN_FLAGS,
@@ -129,15 +130,35 @@ def _evaluate(config: RunConfig, values: dict[str, Any]) -> Outcome:
 
 
 def _latency(config: RunConfig, values: dict[str, Any]) -> Outcome:
-    from tlperf.job.run import stage_job
+    from tlperf.job.run import latency_job
 
-    return stage_job(config, "latency"), ExitCode.OK
+    return latency_job(config), ExitCode.OK
+
+
+def _predict(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.job.predict import PredictRequest, predict_job
+
+    result = predict_job(config, PredictRequest.from_flags(values))
+    return result, ExitCode.DATA if result["problems"] else ExitCode.OK
+
+
+def _export(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.job.deploy import ExportRequest, export_job
+
+    return export_job(config, ExportRequest.from_flags(values)), ExitCode.OK
 
 
 def _report(config: RunConfig, values: dict[str, Any]) -> Outcome:
     from tlperf.reporting.report import write_report
 
     return write_report(pathlib.Path(config.workdir)), ExitCode.OK
+
+
+def _check(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.reporting.check import check_workdir
+
+    result = check_workdir(config.workdir)
+    return result, ExitCode.OK if result["ok"] else ExitCode.DATA
 
 
 def _serve(config: RunConfig, values: dict[str, Any]) -> Outcome:
@@ -215,15 +236,37 @@ COMMANDS = {
     ),
     "latency": Command(
         "time inference steps beside the published figures",
-        (*COMMON, "backbones", *LATENCY_FLAGS, *DEVICE_FLAGS),
+        (
+            *(*COMMON, "backbones", "freeze", "image_size", *LATENCY_FLAGS),
+            *("runtime", "processes", "min_secs", "sweep", "resume", "profile_steps"),
+            *DEVICE_FLAGS,
+        ),
         _latency,
         terminal.render_latency,
+    ),
+    "predict": Command(
+        "classes and probabilities of new images, by a trained or exported network",
+        (*COMMON, *PREDICT_FLAGS),
+        _predict,
+        terminal.render_predict,
+    ),
+    "export": Command(
+        "trained networks as files, preprocessing inside, compared before they stay",
+        (*COMMON, "data_dir", "backbones", "export_format", "out"),
+        _export,
+        terminal.render_export,
     ),
     "report": Command(
         "rebuild the report from result files",
         COMMON,
         _report,
         terminal.render_values,
+    ),
+    "check": Command(
+        "whether timed rows can be published, and what they lack",
+        COMMON,
+        _check,
+        terminal.render_check,
     ),
     "serve": Command(
         "a dispatcher or worker of --data_service; workers read the data directory "

@@ -138,16 +138,32 @@ FLAGS = {
         Flag("strategy", "auto", "replicas", choices.Strategy),
         Flag("precision", "auto", "of the backbone", choices.Precision),
         Flag("xla", "auto", "compile steps by XLA", choices.Xla),
+        Flag("tf32", True, "let GPUs take TensorFloat-32 for float32 products", bool),
         Flag("op_determinism", False, "operations that give the same bits each time "
              "only; without XLA", bool),
         Flag("startup_timeout", settings.DeviceConfig().startup_timeout, "seconds that "
              "a worker of TF_CONFIG waits for the others", float),
-        Flag("profile_steps", None, "FIRST:LAST, training steps to trace for "
-             "TensorBoard"),
-        Flag("protocol", None, "comma list of keras_predict, compiled (default both)"),
+        Flag("profile_steps", None, "FIRST:LAST, steps to trace for TensorBoard"),
+        Flag("protocol", None, "comma list of keras_predict, compiled, transfer, "
+             "stream, train_step (default the first two)"),
+        Flag("runtime", "tf", "comma list of tf, onnxruntime, openvino"),
         Flag("latency_secs", None, "stop a row after (default 60 in run, else never)",
              float),
+        Flag("min_secs", _LATENCY.min_secs, "least seconds of timed steps a row",
+             float),
+        Flag("processes", _LATENCY.processes, "fresh ones that share a row", int),
+        Flag("sweep", None, "comma list of batch_size, precision, xla, tf32: what else "
+             "is varied"),
         Flag("latency_batch_size", None, "images a timed step (default 32)", int),
+        Flag("images", None, "an image file, or a folder of them and of folders"),
+        Flag("model", None, "an exported file with its .json beside it (default: the "
+             "trained backbone of the workdir)"),
+        Flag("trust_model", False, "open a .keras file or a SavedModel, which can run "
+             "code", bool),
+        Flag("csv", None, "write the predictions to this file too"),
+        Flag("export_format", "saved_model", "comma list of keras, saved_model, onnx, "
+             "openvino"),
+        Flag("out", None, "folder of exported files (default WORKDIR/export)"),
         Flag("fast", False, "manifest and sizes only", bool),
         Flag("png", None, "write a contact sheet to this file"),
         Flag("near_duplicates", None, "report images whose perceptual hashes differ by "
@@ -178,7 +194,7 @@ SOURCE_FLAGS = (
 )
 DEVICE_FLAGS = (
     *("devices", "logical_devices", "strategy", "precision", "xla"),
-    "op_determinism",
+    *("tf32", "op_determinism"),
 )
 PIPELINE_FLAGS = (
     *("augment", "decode", "cache", "ram_budget", "on_bad_record", "deterministic"),
@@ -197,6 +213,11 @@ TRAIN_FLAGS = (
 INPUT_FLAGS = (
     *("secs", "demand", "plot", "backbones", "image_size", "preprocess"),
     *("batch_size", "seed", *PIPELINE_FLAGS),
+)
+PREDICT_FLAGS = (
+    *("images", "backbones", "model", "trust_model", "csv", "batch_size"),
+    *("ram_budget", "follow_links", "max_pixels", "min_side", "max_file_bytes"),
+    *("max_jpeg_scans", "image_check", "devices", "precision", "xla", "tf32"),
 )
 LATENCY_FLAGS = ("latency_batch_size", "protocol", "latency_secs")
 RUN_FLAGS = (

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 ROOT = pathlib.Path(__file__).parents[1]
-_PREFIXES = ("D", "I", "L", "T")
+_PREFIXES = ("D", "I", "L", "T", "B")
 
 
 class Row(NamedTuple):

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from tlperf.core.stopping import Stop
 from tlperf.core.units import format_secs
-from tlperf.job.sweep import child_environment
+from tlperf.job.children import child_environment
 
 # How a cell gets its images, and the flag that says so.
 INPUTS = {"features": "--feature_cache=on", "images": "--feature_cache=off"}

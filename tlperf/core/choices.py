@@ -172,7 +172,36 @@ class Protocol(enum.StrEnum):
     """What one latency sample times."""
 
     KERAS_PREDICT = "keras_predict"  # one batch inside model.predict
-    COMPILED = "compiled"  # a traced call, input on the device, result read back
+    COMPILED = "compiled"  # a call of the runtime, input on the device, result read
+    TRANSFER = "transfer"  # compiled, from uint8 pixels in the host's memory
+    STREAM = "stream"  # transfer of single images
+    TRAIN_STEP = "train_step"  # a step of the fine-tuning, images on the device
+
+
+class Runtime(enum.StrEnum):
+    """What computes a timed step."""
+
+    TF = "tf"  # a TensorFlow graph with the weights as constants
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+
+
+class Sweep(enum.StrEnum):
+    """What `tlperf latency --sweep` varies."""
+
+    BATCH_SIZE = "batch_size"  # 1, 2, 4, ... 256, or up to what fits
+    PRECISION = "precision"  # float32, mixed_float16, mixed_bfloat16
+    XLA = "xla"  # on and off
+    TF32 = "tf32"  # float32 products of GPUs on and off TensorFloat-32
+
+
+class ExportFormat(enum.StrEnum):
+    """What `tlperf export` writes."""
+
+    KERAS = "keras"
+    SAVED_MODEL = "saved_model"
+    ONNX = "onnx"
+    OPENVINO = "openvino"
 
 
 class Preset(enum.StrEnum):

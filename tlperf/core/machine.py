@@ -8,6 +8,7 @@ import os
 import pathlib
 import platform
 import resource
+import subprocess
 from typing import Any
 
 _PACKAGES = (
@@ -24,10 +25,11 @@ _PACKAGES = (
 )
 
 
-def package_versions() -> dict[str, str | None]:
-    """Installed versions by package name; None where one is not installed."""
+def package_versions(*more: str) -> dict[str, str | None]:
+    """Installed versions by package name, of those a result depends on and `more`; None
+    where one is not installed."""
     versions: dict[str, str | None] = {}
-    for name in _PACKAGES:
+    for name in (*_PACKAGES, *more):
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
@@ -96,6 +98,49 @@ def peak_memory_bytes() -> int:
     """Largest resident size of this process so far."""
     # Linux counts ru_maxrss in KiB (getrusage(2)).
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def code_facts() -> dict[str, Any]:
+    """Which tlperf this is: its version, and of a git checkout the commit and whether
+    files were changed since; of an installed package both are None."""
+    root = pathlib.Path(__file__).parents[2]
+    facts: dict[str, Any] = {"version": package_versions()["tlperf"]}
+    facts |= {"commit": None, "changed": None}
+    if not (root / ".git").exists():
+        return facts
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        facts["commit"] = git("rev-parse", "HEAD")
+        changes = git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return {**facts, "commit": "unknown", "changed": True}  # it cannot be told
+    facts["changed"] = bool(changes)
+    return facts
+
+
+def gpu_facts(root: pathlib.Path = pathlib.Path("/")) -> dict[str, Any]:
+    """Names of NVIDIA's GPUs and the driver's version, as the driver tells them.
+
+    Args:
+        root: where `proc` is.
+    """
+    folder = root / "proc/driver/nvidia"
+    told = [path.read_text() for path in sorted(folder.glob("gpus/*/information"))]
+    names = [
+        line.partition(":")[2].strip()
+        for text in told
+        for line in text.splitlines()
+        if line.startswith("Model:")
+    ]
+    version = folder / "version"
+    driver = version.read_text().splitlines()[0] if version.is_file() else None
+    return {"gpus": names, "gpu_driver": driver}
 
 
 def machine_facts() -> dict[str, Any]:

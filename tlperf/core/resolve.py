@@ -36,15 +36,21 @@ def preset_values(preset: Preset) -> dict[str, Any]:
 
 
 # Commands that go on with what a workdir holds, under the settings it was made with.
-_CONTINUING = ("evaluate", "latency")
+_CONTINUING = ("evaluate", "latency", "predict", "export")
+# Of their flags, those that are of the data's settings: what `predict` refuses.
+_REFUSING = (
+    *("max_pixels", "min_side", "max_file_bytes", "max_jpeg_scans", "image_check"),
+    "follow_links",
+)
 
 
 def resolve_config(command: str, values: dict[str, Any]) -> RunConfig:
     """Frozen settings from flag values; a preset fills in what was not given.
 
     Args:
-        command: `run`, `shard`, ...; `evaluate` and `latency` start from the workdir's
-            config.json, the others take its data directory at most.
+        command: `run`, `shard`, ...; `evaluate`, `latency`, `predict` and `export`
+            start from the workdir's config.json, the others take its data directory at
+            most.
         values: value by flag name, preset values written back into it; `given` holds
             the names that were set.
     """
@@ -76,7 +82,9 @@ def resolve_config(command: str, values: dict[str, Any]) -> RunConfig:
 def _workdir_config(command: str, values: dict[str, Any]) -> RunConfig | None:
     """The settings of a workdir, for commands that do not make it anew."""
     path = pathlib.Path(values["workdir"]) / "config.json"
-    if command in ("run", "shard", "serve") or not path.is_file():
+    if command in ("run", "shard", "serve") or values.get("model"):
+        return None  # made anew, or not read: an exported model is enough
+    if not path.is_file():
         return None
     return RunConfig.from_dict(files.read_json(path))
 
@@ -91,10 +99,23 @@ def _continued(stored: RunConfig, command: str, values: dict[str, Any]) -> RunCo
         workdir=values["workdir"],
         data_dir=given.get("data_dir", stored.data_dir),
         backbones=given.get("backbones", stored.backbones),
+        data=dataclasses.replace(stored.data, **_pick_refusing(given)),
         device=_pick(settings.DeviceConfig, device),
         input=_pick(settings.InputConfig, inputs),
+        model=_pick(
+            settings.ModelConfig, {**dataclasses.asdict(stored.model), **given}
+        ),
+        training=dataclasses.replace(
+            stored.training, resume=given.get("resume", False)
+        ),
         latency=_latency_config(command, values),
     )
+
+
+def _pick_refusing(given: dict[str, Any]) -> dict[str, Any]:
+    names = [name for name in _REFUSING if name in given]
+    picked = _pick(settings.DataConfig, {name: given[name] for name in names})
+    return {name: getattr(picked, name) for name in names}
 
 
 def _reuses_data(command: str, values: dict[str, Any]) -> bool:
@@ -129,11 +150,21 @@ def _latency_config(command: str, values: dict[str, Any]) -> settings.LatencyCon
     picked: dict[str, Any] = {}
     if values.get("latency_batch_size"):
         picked["batch_size"] = values["latency_batch_size"]
-    if values.get("protocol"):
-        picked["protocols"] = values["protocol"].split(",")
+    for name, field in (
+        ("protocol", "protocols"),
+        ("runtime", "runtimes"),
+        ("sweep", "sweep"),
+    ):
+        if values.get(name):
+            picked[field] = values[name].split(",")
+    for name in ("processes", "min_secs"):
+        if values.get(name) is not None:
+            picked[name] = values[name]
     seconds = values.get("latency_secs")
-    if seconds is None and command == "run":
-        seconds = settings.RUN_LATENCY_SECS
+    if command == "run":
+        seconds = settings.RUN_LATENCY_SECS if seconds is None else seconds
+        # A first look, by the process that trained.
+        picked |= {"processes": 1, "min_secs": 0.0}
     if seconds is not None:
         picked["latency_secs"] = seconds
     return settings.from_plain(settings.LatencyConfig, picked)

@@ -32,9 +32,11 @@ from tlperf.core.choices import (
     Preprocess,
     Preset,
     Protocol,
+    Runtime,
     Schedule,
     SplitMode,
     Strategy,
+    Sweep,
     Xla,
     parse_choice,
 )
@@ -349,6 +351,8 @@ class DeviceConfig:
             TensorFlow's servers, and run programs through them.
         precision: dtype policy.
         xla: whether steps are compiled by XLA.
+        tf32: whether GPUs may round the factors of float32 products to TensorFloat-32,
+            as TensorFlow lets them.
         op_determinism: whether TensorFlow takes operations that give the same bits each
             time only, as it does on CPUs; slower on GPUs, and without XLA.
         profile_steps: FIRST:LAST, training steps from 1 that are traced; "" for none.
@@ -361,6 +365,7 @@ class DeviceConfig:
     allow_public_bind: bool = False
     precision: Precision = Precision.AUTO
     xla: Xla = Xla.AUTO
+    tf32: bool = True
     op_determinism: bool = False
     profile_steps: str = ""
 
@@ -410,27 +415,38 @@ class LatencyConfig:
 
     Attributes:
         protocols: what to time.
+        runtimes: what computes it.
         batch_size: images a step.
         batches: steps a repetition.
         repetitions: repetitions a row; batches x repetitions samples in all.
-        warmup_steps: untimed steps after the first call.
+        processes: fresh processes that share the samples of a row.
+        warmup_steps: least untimed steps of a window of the warm-up.
+        min_secs: of timed steps a row; more repetitions are added until they are spent.
         latency_secs: a row stops after this many seconds of timed steps; 0 never.
+        sweep: what else is varied.
     """
 
     protocols: tuple[Protocol, ...] = (Protocol.KERAS_PREDICT, Protocol.COMPILED)
+    runtimes: tuple[Runtime, ...] = (Runtime.TF,)
     batch_size: int = 32
     batches: int = 30
     repetitions: int = 10
+    processes: int = 5
     warmup_steps: int = 3
+    min_secs: float = 10.0
     latency_secs: float = 0.0
+    sweep: tuple[Sweep, ...] = ()
 
     def __post_init__(self) -> None:
         _check(bool(self.protocols), "protocol", self.protocols, "at least one")
-        for name in ("batch_size", "batches", "repetitions"):
+        _check(bool(self.runtimes), "runtime", self.runtimes, "at least one")
+        for name in ("batch_size", "batches", "repetitions", "processes"):
             value = getattr(self, name)
             _check(value > 0, name, value, "a positive number")
         _check(self.warmup_steps >= 1, "warmup_steps", self.warmup_steps, "1 or more")
-        _check(self.latency_secs >= 0, "latency_secs", self.latency_secs, "0 or more")
+        for name in ("min_secs", "latency_secs"):
+            value = getattr(self, name)
+            _check(value >= 0, name, value, "0 or more")
 
     @property
     def requested_samples(self) -> int:
@@ -467,7 +483,9 @@ class RunConfig:
     training: TrainConfig = TrainConfig()
     features: FeatureConfig = FeatureConfig()
     device: DeviceConfig = DeviceConfig()
-    latency: LatencyConfig = LatencyConfig(latency_secs=RUN_LATENCY_SECS)
+    latency: LatencyConfig = LatencyConfig(
+        latency_secs=RUN_LATENCY_SECS, processes=1, min_secs=0.0
+    )
 
     def __post_init__(self) -> None:
         _check(bool(self.workdir), "workdir", self.workdir, "a folder")
@@ -524,6 +542,8 @@ def _typed(field: dataclasses.Field[Any], value: Any) -> Any:
         return from_plain(type(default), value)
     if isinstance(default, enum.StrEnum):
         return parse_choice(type(default), value)
+    if field.name == "sweep":  # empty by default: it does not tell its kind
+        return tuple(parse_choice(Sweep, item) for item in value)
     if isinstance(default, tuple):
         kind = type(default[0])
         if issubclass(kind, enum.StrEnum):

@@ -142,6 +142,7 @@ def setup_compute(config: DeviceConfig, *, cluster: Cluster | None = None) -> Co
         replicas=len(devices) * workers,
         op_determinism=config.op_determinism,
     )
+    tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
     if config.op_determinism:
         tf.config.experimental.enable_op_determinism()
     if cluster is None:

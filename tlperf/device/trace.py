@@ -22,11 +22,15 @@ class StepTracer:
 
     Args:
         folder: TensorBoard's, where `plugins/profile` is made.
+        name: of the steps' events.
         first, last: numbers of steps, both in the trace.
     """
 
-    def __init__(self, folder: pathlib.Path, *, first: int, last: int):
+    def __init__(
+        self, folder: pathlib.Path, *, first: int, last: int, name: str = "train"
+    ):
         self._folder, self._first, self._last = folder, first, last
+        self._name = name
         self._is_on = False
 
     @contextlib.contextmanager
@@ -43,7 +47,7 @@ class StepTracer:
         if not self._is_on:  # the first of them, or where a training went on
             tf.profiler.experimental.start(str(self._folder))
             self._is_on = True
-        with tf.profiler.experimental.Trace("train", step_num=number, _r=1):
+        with tf.profiler.experimental.Trace(self._name, step_num=number, _r=1):
             yield
         if number == self._last:
             finish()

@@ -18,6 +18,7 @@ from tlperf.dataset.manifest import COMPLETE, read_manifest
 from tlperf.dataset.shard import plan_dataset, write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.job.sweep import BACKBONE_STAGES, run_sweep, write_settings
+from tlperf.job.timing import time_backbones
 from tlperf.job.workers import as_worker, refuse_workers, training_cluster
 from tlperf.model.weights import find_weights
 from tlperf.pipeline.endpoint import check_service
@@ -28,6 +29,7 @@ from tlperf.reference.backbones import (
     parse_backbones,
 )
 from tlperf.reporting import terminal
+from tlperf.reporting.latency_plots import write_latency_plots
 from tlperf.reporting.report import write_report
 
 
@@ -63,7 +65,7 @@ def _format_of(config: RunConfig) -> str:
 
 
 def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
-    """One stage for each backbone: the `train`, `evaluate` or `latency` command."""
+    """One stage for each backbone: the `train` or `evaluate` command."""
     cluster = None
     if stage != "train":
         refuse_workers(stage)
@@ -72,8 +74,7 @@ def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
         config = as_worker(config, cluster)
         check_inputs(config)
         write_settings(config)
-    if stage != "latency":
-        open_dataset(config.data_path).close()
+    open_dataset(config.data_path).close()
     outcome = run_sweep(config, stages=(stage,), is_alone=cluster is None)
     rows = read_results(config.workdir)
     rows = [row for row in rows if row["backbone"] in outcome.finished]
@@ -84,10 +85,23 @@ def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
     return result
 
 
+def latency_job(config: RunConfig) -> dict[str, Any]:
+    """Times each backbone and draws what was timed: the `latency` command."""
+    refuse_workers("latency")
+    outcome = time_backbones(config)
+    result: dict[str, Any] = {
+        "runs": [row for runs in outcome.rows.values() for row in runs]
+    }
+    result["plots"] = [str(path) for path in write_latency_plots(config.workdir)]
+    if outcome.failures and outcome.rows:
+        log(terminal.render_latency(result))  # before the failure ends it
+    outcome.raise_failure()
+    return result
+
+
 _RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {
     "train": terminal.render_train,
     "evaluate": terminal.render_evaluate,
-    "latency": terminal.render_latency,
 }
 
 

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tlperf.core import faults
+from tlperf.core import faults, files
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import peak_memory_bytes
 from tlperf.core.results import append_result, latest, read_results
@@ -21,6 +21,7 @@ from tlperf.device.cluster import Cluster, meet
 from tlperf.device.setup import Compute, device_facts, setup_compute
 from tlperf.device.workers import naming_lost_workers
 from tlperf.job.workers import facts_to_share
+from tlperf.latency.cells import FINETUNED, IMAGENET, plan_cells
 from tlperf.pipeline.endpoint import check_service
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
 
@@ -144,13 +145,23 @@ class StageRunner:
         )
 
     def _latency(self, spec: BackboneSpec) -> dict[str, Any]:
-        from tlperf.latency.measure import Subject, measure_backbone
+        from tlperf.latency.measure import measure_cells
+        from tlperf.latency.subjects import Subjects
 
-        trained, tuned = self._trained(spec), None
+        trained, network, kinds = self._trained(spec), None, [IMAGENET]
         if trained is not None:
-            model = self._network(spec, trained).model
-            tuned = Subject(spec, "finetuned", model, trained["image_size"])
-        runs = measure_backbone(spec, self.config, compute=self.compute, tuned=tuned)
+            network = self._network(spec, trained)
+            kinds.append(FINETUNED)
+        config = self.config
+        subjects = Subjects(
+            spec, config, compute=self.compute, trained=trained, network=network
+        )
+        cells = plan_cells(spec, config.latency, device=config.device, kinds=kinds)
+        runs = measure_cells(
+            cells, config.latency, subjects=subjects, compute=self.compute
+        )
+        path = config.backbone_path(spec.name) / "latency.json"
+        files.write_json(path, {"runs": runs})
         return {"runs": runs}
 
     def _trained(self, spec: BackboneSpec) -> dict[str, Any] | None:

@@ -6,10 +6,7 @@ outcome.failures   # {"vgg16": 71}
 
 import dataclasses
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +16,8 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import log
 from tlperf.core.results import latest, read_results
 from tlperf.core.settings import RunConfig
-from tlperf.core.stopping import Stop, stop_signals
+from tlperf.core.stopping import stop_signals
+from tlperf.job.children import Child
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
 
 # The stages of a whole run, in order (see `tlperf.job.stages`).
@@ -76,7 +74,7 @@ def run_sweep(
     Raises:
         TlperfError: 75 after a signal, to this process or to another worker's.
     """
-    finished, failures, child = [], {}, _Child()
+    finished, failures, child = [], {}, Child()
     with (
         tempfile.TemporaryDirectory() as folder,
         stop_signals(lambda number: child.stop()) as stop,
@@ -92,7 +90,10 @@ def run_sweep(
             log(f"{spec.name}: {', '.join(wanted) or 'all is there already'}")
             code = int(ExitCode.OK)
             if wanted and not stop.wanted:
-                code = child.run(settings_path, spec, wanted, stop=stop)
+                arguments = [str(settings_path), spec.name, ",".join(wanted)]
+                code = child.run(
+                    "tlperf.job.child", arguments, title=spec.name, stop=stop
+                )
             if stop.wanted or (code == ExitCode.RETRY and not is_alone):
                 raise TlperfError(
                     ExitCode.RETRY,
@@ -137,58 +138,3 @@ def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
         files.to_json({**settings, "training": training, "backbones": ""})
     )
     return plain
-
-
-class _Child:
-    """The process of one backbone, one at a time.
-
-    It has a group of its own, so that the terminal's Ctrl-C reaches it once, by `stop`.
-    """
-
-    def __init__(self) -> None:
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def run(
-        self,
-        settings_path: pathlib.Path,
-        spec: BackboneSpec,
-        stages: Sequence[str],
-        *,
-        stop: Stop,
-    ) -> int:
-        """Runs stages to their end; the exit code."""
-        command = [sys.executable, "-m", "tlperf.job.child"]
-        command += [str(settings_path), spec.name, ",".join(stages)]
-        # stdout belongs to the parent's one result.
-        with subprocess.Popen(
-            command, stdout=sys.stderr, env=child_environment(), process_group=0
-        ) as self._process:
-            if stop.wanted:  # the signal came while it was started
-                self.stop()
-            try:
-                code = self._process.wait()
-            except BaseException:
-                self._process.kill()
-                raise
-        self._process = None
-        if code >= 0:
-            return code
-        log(f"{spec.name}: killed by signal {-code}" + _kill_hint(-code))
-        return ExitCode.MEMORY if code == -9 else ExitCode.INTERNAL
-
-    def stop(self) -> None:
-        """Asks it to save and to end."""
-        if self._process is not None:
-            self._process.terminate()
-
-
-def _kill_hint(signal: int) -> str:
-    # SIGKILL that nobody sent comes from the kernel's out-of-memory killer.
-    return " (out of memory? give a smaller --batch_size)" if signal == 9 else ""
-
-
-def child_environment() -> dict[str, str]:
-    """This environment; children import the same tlperf, wherever it was started."""
-    root = str(pathlib.Path(__file__).parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,10 +1,12 @@
 """What one sample times, protocol by protocol; one table picks.
 
-steps, traces = PROTOCOLS[Protocol.COMPILED](model, images, compute)
-timing = measure(steps, config)
-traces()   # how often the function was traced: 1, or the row is invalid
+timed = PROTOCOLS[Protocol.COMPILED](subject, settings, compute)
+placed = timed.place(timed.make_images(seed))
+timing = measure(timed.steps(placed), plan, keep=keeper.offer)
 """
 
+import dataclasses
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,90 +15,244 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tlperf.core.choices import Protocol
+from tlperf.core.batch import Batch
+from tlperf.core.choices import Protocol, Runtime
+from tlperf.core.settings import TrainConfig
 from tlperf.device.setup import Compute
-from tlperf.latency.timer import Clock, Steps, repeat
+from tlperf.latency.runtimes import RUNTIMES
+from tlperf.latency.timer import Clock, Keep, Steps, repeat
+from tlperf.model.build import Classifier
+from tlperf.model.deploy import with_preprocessing
+from tlperf.model.optimizer import build_optimizer
+from tlperf.model.steps import StepConfig, build_train_step
+from tlperf.reference.backbones import BackboneSpec, Normalisation
 
-SENTENCES = {
-    Protocol.KERAS_PREDICT: (
-        "one batch inside model.predict over a tf.data.Dataset that repeats a "
-        "preprocessed float32 batch from host memory; a repetition is a predict call, "
-        "whose set-up its first step carries; the clock stops when the batch's result "
-        "is a NumPy array"
-    ),
-    Protocol.COMPILED: (
-        "one call of the traced function on a preprocessed float32 batch that the "
-        "device holds already; the clock stops when the result is a NumPy array"
-    ),
-}
 
-Prepared = tuple[Steps, Callable[[], int]]
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network to time.
+
+    Attributes:
+        spec: row of the backbone table.
+        kind: `imagenet` (1000 classes, native size) or `finetuned`.
+        model: preprocessed images float32 [B, S, S, 3] to probabilities [B, C].
+        image_size: S.
+        normalisation: what it expects of the pixels.
+        classifier: the network with its cut, for steps of training.
+    """
+
+    spec: BackboneSpec
+    kind: str
+    model: keras.Model
+    image_size: int
+    normalisation: Normalisation
+    classifier: Classifier | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """A protocol, ready for a subject.
+
+    Attributes:
+        make_images: a seed to a batch of its own, in the host's memory; 0 is that of
+            the timed steps.
+        place: that batch to where steps take it from; not timed. With `lead` steps, as
+            many batches more, a step each.
+        steps: what was placed to the steps on it.
+        traces: how often the network was traced so far.
+        reference: the output for a batch in the host's memory by Keras' own call; None
+            where steps change the network.
+        prepare_secs: export, trace, load.
+        version: of the runtime.
+        lead: first steps of a call that carry its set-up.
+    """
+
+    make_images: Callable[[int], np.ndarray]
+    place: Callable[..., Any]
+    steps: Callable[[Any], Steps]
+    traces: Callable[[], int]
+    reference: Callable[[np.ndarray], np.ndarray] | None
+    prepare_secs: dict[str, float]
+    version: str
+    lead: int = 0
+
+
+def float_images(batch_size: int, image_size: int, seed: int) -> np.ndarray:
+    """Preprocessed pixels: float32 [B, S, S, 3], uniform in [-1, 1]."""
+    shape = (batch_size, image_size, image_size, 3)
+    generator = np.random.default_rng(seed)
+    return generator.uniform(-1, 1, shape).astype(np.float32)
+
+
+def pixel_images(batch_size: int, image_size: int, seed: int) -> np.ndarray:
+    """Pixels: uint8 [B, S, S, 3], uniform in 0 to 255."""
+    shape = (batch_size, image_size, image_size, 3)
+    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
 
 
 class _BatchClock(keras.callbacks.Callback):
     """Times every batch of a predict call up to its result on the host."""
 
-    def __init__(self, clock: Clock, limit_secs: float):
+    def __init__(self, clock: Clock, limit_secs: float, keep: Keep):
         super().__init__()
-        self._clock = clock
+        self._clock, self._keep = clock, keep
         self._limit_secs = limit_secs
         self._start = self._mark = clock()
         self.samples: list[float] = []
 
     def on_predict_batch_end(self, batch: int, logs: dict[str, Any] | None = None):
         del batch
-        outputs = (logs or {})["outputs"]
-        for output in keras.tree.flatten(outputs):
-            np.asarray(output)
+        (output,) = [np.asarray(x) for x in keras.tree.flatten((logs or {})["outputs"])]
         now = self._clock()
         self.samples.append(now - self._mark)
-        self._mark = now
+        self._keep(output)
         if now - self._start >= self._limit_secs:
             self.model.stop_predicting = True
+        self._mark = self._clock()
 
 
 def prepare_keras_predict(
-    model: keras.Model,
-    images: np.ndarray,
+    subject: Subject,
+    batch_size: int,
     compute: Compute,
+    *,
+    runtime: Runtime = Runtime.TF,
     clock: Clock = time.perf_counter,
-) -> Prepared:
-    """`model.predict`; images: float32 [B, S, S, 3], preprocessed."""
+) -> Timed:
+    """`model.predict`, which only TensorFlow has."""
+    del runtime
+    model = subject.model
     model.jit_compile = compute.jit_compile
     options = tf.data.Options()
     # Nothing to tune; and its thread can hold up the end of a predict call for seconds.
     options.autotune.enabled = False
-    batch = tf.data.Dataset.from_tensors(images).with_options(options)
 
-    def steps(count: int, limit_secs: float) -> list[float]:
-        callback = _BatchClock(clock, limit_secs)
-        model.predict(batch.repeat(count), callbacks=[callback], verbose=0)
-        return callback.samples
+    def place(*batches: np.ndarray) -> tf.data.Dataset:
+        first, *others = map(tf.data.Dataset.from_tensors, batches)
+        return functools.reduce(tf.data.Dataset.concatenate, others, first)
 
-    return steps, lambda: model.predict_function.experimental_get_tracing_count()
+    def steps_on(batches: tf.data.Dataset) -> Steps:
+        def steps(count: int, limit_secs: float, keep: Keep) -> list[float]:
+            callback = _BatchClock(clock, limit_secs, keep)
+            repeated = batches.repeat().take(count).with_options(options)
+            model.predict(repeated, callbacks=[callback], verbose=0)
+            return callback.samples
+
+        return steps
+
+    return Timed(
+        make_images=lambda seed: float_images(batch_size, subject.image_size, seed),
+        place=place,
+        steps=steps_on,
+        traces=lambda: model.predict_function.experimental_get_tracing_count(),
+        reference=_reference_of(model),
+        prepare_secs={},
+        version=tf.__version__,
+        lead=1,
+    )
+
+
+def _reference_of(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda images: keras.ops.convert_to_numpy(network(images, training=False))
 
 
 def prepare_compiled(
-    model: keras.Model,
-    images: np.ndarray,
+    subject: Subject,
+    batch_size: int,
     compute: Compute,
+    *,
+    runtime: Runtime = Runtime.TF,
     clock: Clock = time.perf_counter,
-) -> Prepared:
-    """A traced call on the first device; images: float32 [B, S, S, 3], preprocessed."""
-    function = tf.function(
-        lambda x: model(x, training=False), jit_compile=compute.jit_compile
+) -> Timed:
+    """The runtime alone."""
+    shape = (batch_size, subject.image_size, subject.image_size, 3)
+    loaded = RUNTIMES[runtime](subject.model, shape, compute)
+    return Timed(
+        make_images=lambda seed: float_images(batch_size, subject.image_size, seed),
+        place=loaded.place,
+        steps=lambda placed: repeat(lambda: loaded.run(placed), clock=clock),
+        traces=loaded.traces,
+        reference=_reference_of(subject.model),
+        prepare_secs=loaded.prepare_secs,
+        version=loaded.version,
     )
-    with tf.device(compute.devices[0]):
-        resident = tf.constant(images)
-
-    def step() -> np.ndarray:
-        with tf.device(compute.devices[0]):
-            return function(resident).numpy()
-
-    return repeat(step, clock=clock), function.experimental_get_tracing_count
 
 
-PROTOCOLS: dict[Protocol, Callable[..., Prepared]] = {
+def prepare_transfer(
+    subject: Subject,
+    batch_size: int,
+    compute: Compute,
+    *,
+    runtime: Runtime = Runtime.TF,
+    clock: Clock = time.perf_counter,
+) -> Timed:
+    """The runtime on pixels in the host's memory."""
+    shape = (batch_size, subject.image_size, subject.image_size, 3)
+    network = with_preprocessing(subject.model, subject.normalisation)
+    loaded = RUNTIMES[runtime](network, shape, compute)
+    return Timed(
+        make_images=lambda seed: pixel_images(batch_size, subject.image_size, seed),
+        place=lambda images: images,
+        steps=lambda images: repeat(lambda: loaded.run(images), clock=clock),
+        traces=loaded.traces,
+        reference=_reference_of(network),
+        prepare_secs=loaded.prepare_secs,
+        version=loaded.version,
+    )
+
+
+def prepare_train_step(
+    subject: Subject,
+    batch_size: int,
+    compute: Compute,
+    *,
+    runtime: Runtime = Runtime.TF,
+    clock: Clock = time.perf_counter,
+) -> Timed:
+    """A step of the fine-tuning with the backbone's own optimiser (Table 4), on all
+    devices of `compute`; the frozen part is not taken from a cache."""
+    del runtime
+    classifier = subject.classifier
+    if classifier is None:
+        raise ValueError("expected a subject with a classifier")
+    with compute.strategy.scope():
+        optimizer = build_optimizer(
+            subject.spec, TrainConfig(), precision=compute.precision
+        )
+        optimizer.build(classifier.active.trainable_variables)
+    config = StepConfig(subject.normalisation, batch_size=batch_size)
+    train = build_train_step(classifier, optimizer, config, compute=compute)
+    own = batch_size // compute.replicas
+
+    def place(images: np.ndarray) -> Batch:
+        def part(context: Any) -> Batch:
+            first = own * context.replica_id_in_sync_group
+            numbers = tf.range(own)
+            return Batch(
+                image=tf.constant(images[first : first + own]),
+                label=numbers % 2,
+                weight=tf.ones(own),
+                index=tf.cast(numbers, tf.int64),
+                draw=tf.zeros([own, 4]),
+            )
+
+        return compute.strategy.experimental_distribute_values_from_function(part)
+
+    return Timed(
+        make_images=lambda seed: pixel_images(batch_size, subject.image_size, seed),
+        place=place,
+        steps=lambda batch: repeat(lambda: train.step(batch).loss.numpy(), clock=clock),
+        traces=train.traces,
+        reference=None,
+        prepare_secs={},
+        version=tf.__version__,
+    )
+
+
+PROTOCOLS: dict[Protocol, Callable[..., Timed]] = {
     Protocol.KERAS_PREDICT: prepare_keras_predict,
     Protocol.COMPILED: prepare_compiled,
+    Protocol.TRANSFER: prepare_transfer,
+    Protocol.STREAM: prepare_transfer,
+    Protocol.TRAIN_STEP: prepare_train_step,
 }

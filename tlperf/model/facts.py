@@ -12,6 +12,19 @@ import keras
 
 # Table 1's sizes are parameters x 4 bytes in MiB for all but EfficientNetB0.
 BYTES_PER_PARAMETER = 4
+# Layers that cannot be fused into the one before them.
+_WRITING = (
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.SeparableConv2D,
+    keras.layers.Dense,
+    keras.layers.MaxPooling2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.GlobalAveragePooling2D,
+    keras.layers.Add,
+    keras.layers.Concatenate,
+    keras.layers.Multiply,
+)
 
 
 def size_mib(model: keras.Model) -> float:
@@ -36,6 +49,21 @@ def count_macs(model: keras.Model) -> int:
     counts do.
     """
     return sum(_layer_macs(layer) for layer in _single_layers(model))
+
+
+def count_moved_values(model: keras.Model) -> int:
+    """Numbers of one image that cross memory: what convolutions, products, poolings and
+    joining layers write, once written and once read, and the input.
+
+    A lower bound: activations, normalisation and scaling are taken as fused into the
+    layer before them, and a number that two layers read as read once.
+    """
+    written = sum(
+        math.prod(layer.output.shape[1:])
+        for layer in _single_layers(model)
+        if isinstance(layer, _WRITING)
+    )
+    return 2 * written + math.prod(model.input_shape[1:])
 
 
 def _single_layers(model: keras.Model) -> Iterator[keras.layers.Layer]:

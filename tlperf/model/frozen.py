@@ -61,7 +61,7 @@ def build_frozen(
         compute, normalisation=normalisation, augmentation=augmentation
     )
 
-    apply = _apply_constant if not compute.jit_compile else _apply
+    apply = _apply if compute.jit_compile else _apply_constant
 
     def forward(image: tf.Tensor, draw: tf.Tensor) -> list[tf.Tensor]:
         features = tf.nest.flatten(apply(frozen, device_half(image, draw)))
@@ -173,12 +173,24 @@ def _apply(frozen: keras.Model, x: tf.Tensor) -> Any:
 
 
 def _apply_constant(frozen: keras.Model, x: tf.Tensor) -> Any:
-    """With its weights as constants of the graph that is traced."""
-    groups = (frozen.trainable_variables, frozen.non_trainable_variables)
+    (features,) = apply_constant(frozen, x)
+    return features
+
+
+def apply_constant(model: keras.Model, *inputs: tf.Tensor) -> list[Any]:
+    """Inference with its weights as constants of the graph that is traced.
+
+    Args:
+        model: whose weights are those that it has now.
+        inputs: its input, or several, which share the constants.
+
+    Returns:
+        The output for each input.
+    """
+    groups = (model.trainable_variables, model.non_trainable_variables)
     with tf.init_scope():  # read now, not in the graph
         arrays = [
             [keras.ops.convert_to_numpy(one) for one in group] for group in groups
         ]
     values = [[tf.constant(array) for array in group] for group in arrays]
-    features, _ = frozen.stateless_call(*values, x, training=False)
-    return features
+    return [model.stateless_call(*values, x, training=False)[0] for x in inputs]

@@ -62,11 +62,18 @@ class SumSteps(Protocol):
 
 
 class TrainSteps(NamedTuple):
-    """A train step, and several of them in one call of the host: for steps as short as
-    the host's work between two of them."""
+    """A compiled train step.
+
+    Attributes:
+        step: one step.
+        steps: several of them in one call of the host: for steps as short as the host's
+            work between two of them.
+        traces: how often `step` was traced so far.
+    """
 
     step: SumStep
     steps: SumSteps
+    traces: Callable[[], int]
 
 
 def cross_entropy(label: tf.Tensor, probability: tf.Tensor) -> tf.Tensor:
@@ -175,7 +182,7 @@ def build_train_step(
     def steps(batches: Sequence[Any], wish: tf.Tensor | None = None) -> list[StepSums]:
         return train_steps([_encoded(batch, encode) for batch in batches], wish)
 
-    return TrainSteps(step, steps)
+    return TrainSteps(step, steps, train_step.experimental_get_tracing_count)
 
 
 def _encoded(batch: Any, encode: Encode | None) -> Any:

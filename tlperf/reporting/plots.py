@@ -39,7 +39,7 @@ _SMOKE_MARK = "smoke figures, no comparison"
 _SVG = "{http://www.w3.org/2000/svg}"
 _XLINK_HREF = "{http://www.w3.org/1999/xlink}href"
 
-_RC = {
+PLOT_STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tlperf",
     "axes.facecolor": "none",
@@ -64,7 +64,8 @@ QUANTITIES = {
 }
 
 
-def _new_figure(*, smoke: bool) -> Any:
+def new_figure(*, smoke: bool) -> Any:
+    """A figure on a white panel, marked where its figures are smoke figures."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE_INCHES, facecolor="white")
@@ -76,7 +77,8 @@ def _new_figure(*, smoke: bool) -> Any:
     return figure
 
 
-def _svg_text(figure: Any) -> str:
+def svg_text(figure: Any) -> str:
+    """The figure as SVG; equal figures give equal text."""
     stream = io.StringIO()
     # No date and no version of the library: equal rows give equal bytes.
     metadata = {"Date": None, "Creator": None}
@@ -121,8 +123,8 @@ def draw_curves(
         return None
     colour, marker = _style_of(run, results)
     shown = QUANTITIES[quantity]
-    with drawing_style(_RC):
-        figure = _new_figure(smoke=results.is_smoke("train"))
+    with drawing_style(PLOT_STYLE):
+        figure = new_figure(smoke=results.is_smoke("train"))
         axes = figure.add_subplot()
         common = {"color": colour, "marker": marker}
         axes.plot(*_points(results.epochs, shown.train_key), label="training", **common)
@@ -137,7 +139,7 @@ def draw_curves(
         axes.set_title(f"{short_text(results.title)}: {quantity}")
         _style_epochs(axes, _last_epoch(results.epochs))
         axes.legend()
-        svg = _svg_text(figure)
+        svg = svg_text(figure)
     return Plot(name=f"{file_stem(results.name)}-{quantity}", caption=caption, svg=svg)
 
 
@@ -150,8 +152,8 @@ def draw_comparison(
         return None
     shown = QUANTITIES[quantity]
     key = shown.train_key if split == "training" else shown.validation_key
-    with drawing_style(_RC):
-        figure = _new_figure(smoke=any(rows.is_smoke("train") for rows in drawn))
+    with drawing_style(PLOT_STYLE):
+        figure = new_figure(smoke=any(rows.is_smoke("train") for rows in drawn))
         figure.subplots_adjust(bottom=0.33)
         axes = figure.add_subplot()
         for results in drawn:
@@ -165,7 +167,7 @@ def draw_comparison(
         figure.legend(
             loc="lower center", ncols=3, fontsize=8, bbox_to_anchor=(0.5, 0.03)
         )
-        svg = _svg_text(figure)
+        svg = svg_text(figure)
     return Plot(name=f"all-{split}-{quantity}", caption=caption, svg=svg)
 
 
@@ -180,8 +182,8 @@ def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
     # Colour by the share of the true class, so that small classes are seen too.
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
-    with drawing_style(_RC):
-        figure = _new_figure(smoke=results.is_smoke("evaluate"))
+    with drawing_style(PLOT_STYLE):
+        figure = new_figure(smoke=results.is_smoke("evaluate"))
         if _has_long_names(classes):
             figure.set_figheight(4.2)
             figure.subplots_adjust(left=0.36, bottom=0.34)
@@ -192,7 +194,7 @@ def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
         axes.set(xlabel="predicted class", ylabel="true class")
         axes.set_title(f"{short_text(results.title)}: test images")
         _name_cells(axes, counts, shares, classes)
-        svg = _svg_text(figure)
+        svg = svg_text(figure)
     return Plot(name=f"{file_stem(results.name)}-confusion", caption=caption, svg=svg)
 
 

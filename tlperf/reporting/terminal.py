@@ -8,6 +8,7 @@ from typing import Any
 
 from tlperf.core.errors import escape_text
 from tlperf.core.units import NOT_AVAILABLE, format_bytes, format_number, format_secs
+from tlperf.reference.backbones import BACKBONES
 
 # A longer table would push the rest off the screen; --json has all of it.
 _MOST_CLASS_ROWS = 40
@@ -99,36 +100,147 @@ def render_input(result: dict[str, Any]) -> str:
         ]
         for name, rate in rates.items()
     ]
+    state = result["state"]
+    state += "" if state == "in-memory" else f" from the {result['data_from']}"
     measured = (
         f"{result['batches']} batches of {result['batch_size']} in "
         f"{format_secs(result['seconds'])}, {result['image_size']} px, encoding "
         f"{result['encoding']}, decode {result['decode']}, cache {result['cache']}, "
-        f"from the {result['data_from']}, {result['cores']} cores, {result['device']}"
+        f"{state}, {result['cores']} cores, {result['device']}"
     )
     table = render_table(["", "images/s", ""], rows)
     return "\n".join([measured, table, *result["advice"]])
 
 
 def render_latency(result: dict[str, Any]) -> str:
-    """A row a measurement; the published figure's device is another one."""
+    """A row a measurement, backbones in the order of Table 1; the published figure's
+    device is another one."""
+    order = {spec.name: place for place, spec in enumerate(BACKBONES)}
+    runs = sorted(
+        result["runs"], key=lambda run: order.get(run["backbone"], len(order))
+    )
     rows = [
         [
-            run["backbone"],
-            run["model"],
-            run["protocol"],
+            *(run["backbone"], run["model"], run["protocol"], run["runtime"]),
+            _compute_words(run),
             str(run["batch_size"]),
             _ms(run["p50_ms"]),
-            _ms(run["p99_ms"]),
-            f"{run['samples']} of {run['requested_samples']}",
+            _interval(run),
+            *(_ms(run[key]) for key in ("p90_ms", "p99_ms")),
+            format_number(run["images_per_sec"], 1),
+            _percent(run["share_of_matmul"]),
+            f"{run['samples']} in {run['processes']}",
             _ms((run["published"] or {}).get("ms")),
             "yes" if run["valid"] else "NO",
         ]
-        for run in result["runs"]
+        for run in runs
     ]
-    columns = ["backbone", "model", "protocol", "batch", "p50", "p99", "samples"]
-    table = render_table([*columns, "published (A100)", "valid"], rows)
-    devices = sorted({run["device"] for run in result["runs"]})
-    return f"{table}\nmeasured on {', '.join(devices) or NOT_AVAILABLE}"
+    columns = ["backbone", "model", "protocol", "runtime", "computes in", "batch"]
+    columns += ["p50", "interval", "p90", "p99", "images/s", "of matmul"]
+    columns += ["samples", "published (A100)", "valid"]
+    devices = sorted({run["device"] for run in runs})
+    lines = [render_table(columns, rows)]
+    lines.append(f"measured on {', '.join(devices) or NOT_AVAILABLE}")
+    lines += _fastest(runs)
+    # A reason that several rows share is told once.
+    reasons = dict.fromkeys(reason for run in runs for reason in run["invalid"])
+    lines += [f"INVALID: {reason}" for reason in reasons]
+    lines += [f"plot: {path}" for path in result.get("plots", ())]
+    return "\n".join(lines)
+
+
+def _compute_words(run: dict[str, Any]) -> str:
+    words = [str(run["precision"] or ""), "XLA" if run["xla"] else ""]
+    words += ["TF32" if run["tf32"] else ""]
+    return " ".join(filter(None, words))
+
+
+def _interval(run: dict[str, Any]) -> str:
+    interval = run["interval_ms"]
+    if interval is None:
+        return NOT_AVAILABLE
+    return f"{interval['low']:.1f} to {interval['high']:.1f}"
+
+
+def _percent(share: float | None) -> str:
+    return NOT_AVAILABLE if share is None else f"{100 * share:.0f} %"
+
+
+def _fastest(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """The fastest runtime of each network, where several were timed alike."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for run in runs:
+        keys = ("backbone", "model", "protocol", "batch_size")
+        if run["p50_ms"] is not None:
+            groups.setdefault(tuple(run[key] for key in keys), []).append(run)
+    lines = []
+    for (backbone, model, protocol, batch_size), group in groups.items():
+        best = min(group, key=lambda run: run["p50_ms"])
+        others = [run for run in group if run["runtime"] != best["runtime"]]
+        ratios = [
+            f"{run['runtime']} takes {run['p50_ms'] / best['p50_ms']:.2f} of its time"
+            for run in others
+        ]
+        if ratios:
+            lines.append(
+                f"{backbone}, {model}, {protocol}, batch {batch_size}: fastest is "
+                f"{best['runtime']}; {', '.join(ratios)}"
+            )
+    return lines
+
+
+def render_check(result: dict[str, Any]) -> str:
+    """A row a measurement, then what each of them lacks."""
+    names = ("backbone", "model", "protocol", "runtime")
+    table, lacking = [], []
+    for row in result["rows"]:
+        words = [*(row[name] for name in names), _compute_words(row)]
+        words += [row["batch_size"], _ms(row["p50_ms"]), "yes" if row["ok"] else "NO"]
+        table.append([escape_text(str(word or NOT_AVAILABLE)) for word in words])
+        if not row["ok"]:
+            lacking.append(f"{', '.join(table[-1][:4])}, batch {table[-1][5]}:")
+            lacking += [f"  {escape_text(text)}" for text in row["problems"]]
+    columns = [*names, "computes in", "batch", "p50", "can be published"]
+    good = sum(row["ok"] for row in result["rows"])
+    count = f"{good} of {len(result['rows'])} rows can be published"
+    return "\n".join([render_table(columns, table), *lacking, count])
+
+
+def render_predict(result: dict[str, Any]) -> str:
+    """A row an image, and what was counted."""
+    rows = [
+        [
+            escape_text(row["path"]),
+            escape_text(row["class"]),
+            format_number(row["probability"], 4),
+        ]
+        for row in result["predictions"]
+    ]
+    counts = (
+        f"{result['images']} images in {format_secs(result['seconds'])} "
+        f"({format_number(result['images_per_sec'], 1)} images/s), "
+        f"{len(result['problems'])} could not be used, {result['ignored']} files are "
+        "no images by their name"
+    )
+    table = render_table(["path", "class", "probability"], rows)
+    return f"{table}\n\n{counts}"
+
+
+def render_export(result: dict[str, Any]) -> str:
+    """A row a file."""
+    rows = [
+        [
+            row["backbone"],
+            row["format"],
+            format_bytes(row["bytes"]),
+            f"{row['parity']['max_relative_difference']:.1e}",
+            f"{row['parity']['limit']:.0e}",
+            escape_text(row["path"]),
+        ]
+        for row in result["exports"]
+    ]
+    columns = ["backbone", "format", "size", "logits differ by", "limit", "path"]
+    return render_table(columns, rows)
 
 
 def render_run(result: dict[str, Any]) -> str:

@@ -13,10 +13,10 @@ import keras
 
 from tlperf.core import files
 from tlperf.core.units import format_secs
+from tlperf.model.optimizer import optimizer_settings
 from tlperf.model.weights import WEIGHTS_NAME, WeightsSource
 from tlperf.pipeline.service import format_missed
 from tlperf.reference.backbones import BackboneSpec
-from tlperf.training.optimizer import optimizer_settings
 from tlperf.training.passes import PassResult
 from tlperf.training.trainer import Trainer
 
@@ -108,6 +108,10 @@ def train_result(
         "batch_size": config.input.batch_size,
         "preprocess": config.input.preprocess.value,
         "decode": config.input.decode.value,
+        # With the image size: how files became pixels (`tlperf.core.recipe`).
+        "exif": trainer.dataset.manifest.exif,
+        "encoding": trainer.dataset.manifest.encoding,
+        "stored_size": trainer.dataset.manifest.image_size,
         "augment": config.input.augment.value,
         "cache": config.input.cache.value,
         "data_service": trainer.pipeline.service_totals(),

@@ -23,6 +23,7 @@ from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier, build_classifier
 from tlperf.model.frozen import Encode, build_encoder
+from tlperf.model.optimizer import build_optimizer
 from tlperf.model.preprocess import normalisation_for
 from tlperf.model.replicas import separate_dropout
 from tlperf.model.steps import (
@@ -39,7 +40,6 @@ from tlperf.pipeline.input import Batches, InputPipeline
 from tlperf.reference.backbones import BackboneSpec, Normalisation
 from tlperf.training.feature_cache import FeatureBatches
 from tlperf.training.frozen_part import FrozenPart
-from tlperf.training.optimizer import build_optimizer
 from tlperf.training.passes import PassResult, Sums, Watch, run_pass
 
 

@@ -1,0 +1,176 @@
+"""`tlperf latency`: fresh processes, batches that do not fit, and going on."""
+
+import dataclasses
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.timings import make_trial
+from tlperf.core import files
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.results import read_results
+from tlperf.core.settings import LatencyConfig, RunConfig
+from tlperf.job import timing
+from tlperf.latency.cells import Cell
+
+SMALL = (
+    *("--backbones=keras:MobileNet", "--protocol=stream", "--processes=2"),
+    *("--latency_secs=0.2", "--min_secs=0", "--devices=cpu"),
+)
+
+
+def start(workdir, *more):
+    return subprocess.Popen(
+        [sys.executable, "-m", "tlperf", "latency", f"--workdir={workdir}", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_each_process_is_a_fresh_one_and_a_stop_loses_no_finished_one(tmp_path):
+    first = start(tmp_path, *SMALL, "--json")
+    assert first.stderr is not None
+    told = first.stderr.readline()
+    while "process 1 of 2" not in told:
+        assert told, "ended early"
+        told = first.stderr.readline()
+    first.send_signal(signal.SIGTERM)
+    _, err = first.communicate()
+    assert first.returncode == ExitCode.RETRY, err
+    assert "run again with --resume" in err
+    assert read_results(tmp_path) == []
+
+    again = start(tmp_path, *SMALL, "--json", "--resume")
+    out, err = again.communicate()
+    assert again.returncode == 0, err
+    (row,) = json.loads(out)["runs"]
+    assert [trial["process"] for trial in row["trials"]] == [0, 1]
+    assert (row["protocol"], row["batch_size"]) == ("stream", 1)
+    assert not row["valid"]
+    assert all(pathlib.Path(path).exists() for path in json.loads(out)["plots"])
+    (stored,) = read_results(tmp_path)
+    assert (stored["stage"], stored["result"]["runs"]) == ("latency", [row])
+    assert files.read_json(tmp_path / row["backbone"] / "latency.json") == {
+        "runs": [row]
+    }
+    assert not [*(tmp_path / "trials").glob("*.json")]
+
+
+class Children:
+    """Stands for the processes: of batches up to `fits` a trial is written."""
+
+    def __init__(self, fits=10**9, code=0):
+        self.fits, self.code, self.cells = fits, code, []
+
+    def __call__(self):
+        return self
+
+    def run(self, module, arguments, *, title, stop):
+        assert module == "tlperf.job.trial"
+        _, cell_path, out, process = arguments
+        cell = Cell.from_dict(files.read_json(pathlib.Path(cell_path)))
+        self.cells.append(cell)
+        if self.code:
+            return self.code
+        if cell.batch_size > self.fits:
+            return int(ExitCode.MEMORY)
+        trial = make_trial(process=int(process))
+        files.write_json(pathlib.Path(out), trial)
+        return 0
+
+    def stop(self):
+        raise AssertionError("nobody asked")
+
+
+def config_of(workdir, **latency):
+    return RunConfig(
+        workdir=str(workdir),
+        backbones="vgg16,xception",
+        latency=dataclasses.replace(LatencyConfig(), **latency),
+    )
+
+
+def time_with(monkeypatch, children, config):
+    monkeypatch.setattr(timing, "Child", children)
+    return timing.time_backbones(config)
+
+
+def test_processes_go_round_by_round(tmp_path, monkeypatch):
+    children = Children()
+    config = config_of(tmp_path, processes=5)
+    outcome = time_with(monkeypatch, children, config)
+    one_round = [("vgg16", "keras_predict"), ("vgg16", "compiled")]
+    one_round += [("xception", "keras_predict"), ("xception", "compiled")]
+    found = [(cell.backbone, cell.protocol) for cell in children.cells]
+    assert found == one_round * 5
+    rows = outcome.rows["vgg16"]
+    assert [row["processes"] for row in rows] == [5, 5]
+    assert all(row["valid"] for row in rows)
+    assert [row["backbone"] for row in read_results(tmp_path)] == ["vgg16", "xception"]
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path, monkeypatch):
+    children = Children(fits=8)
+    config = config_of(tmp_path, batch_size=32)
+    outcome = time_with(monkeypatch, children, config)
+    assert {row["batch_size"] for rows in outcome.rows.values() for row in rows} == {8}
+    (row, *_) = outcome.rows["vgg16"]
+    assert "a batch of 32 does not fit the memory" in row["warnings"]
+    assert "a batch of 16 does not fit the memory" in row["warnings"]
+    tried = [c.batch_size for c in children.cells if c.backbone == "vgg16"][:3]
+    assert tried == [32, 16, 8]
+    outcome.raise_failure()
+
+
+def test_not_even_one_image_fits(tmp_path, monkeypatch):
+    outcome = time_with(monkeypatch, Children(fits=0), config_of(tmp_path))
+    assert outcome.rows == {}
+    with pytest.raises(TlperfError, match="cell_failed") as caught:
+        outcome.raise_failure()
+    assert caught.value.code == ExitCode.MEMORY
+
+
+def test_a_sweep_over_batches_ends_with_the_largest_that_fits(tmp_path, monkeypatch):
+    children = Children(fits=16)
+    config = config_of(tmp_path, sweep=("batch_size",), processes=2)
+    config = RunConfig.from_dict(config.to_dict())
+    outcome = time_with(monkeypatch, children, config)
+    sizes = [
+        row["batch_size"]
+        for row in outcome.rows["vgg16"]
+        if row["protocol"] == "compiled"
+    ]
+    assert sizes == [1, 2, 4, 8, 16]
+    assert max(cell.batch_size for cell in children.cells) == 32  # 64 was not tried
+    outcome.raise_failure()  # it found what it looked for
+
+
+def test_a_cell_that_fails_ends_no_other(tmp_path, monkeypatch):
+    outcome = time_with(monkeypatch, Children(code=70), config_of(tmp_path))
+    assert len(outcome.failures) == 4
+    with pytest.raises(TlperfError, match=r"vgg16, imagenet, keras_predict.*exit 70"):
+        outcome.raise_failure()
+
+
+def test_two_timings_in_one_workdir_would_time_each_other(tmp_path):
+    from tlperf.core.locks import directory_lock
+
+    with directory_lock(tmp_path / "trials"), pytest.raises(TlperfError) as caught:
+        timing.time_backbones(config_of(tmp_path))
+    assert caught.value.code == ExitCode.RETRY
+
+
+def test_a_time_is_soon_known(tmp_path):
+    """A first look does not wait for TensorFlow where a flag is wrong."""
+    begin = time.perf_counter()
+    process = start(tmp_path, "--runtime=tensorrt")
+    _, err = process.communicate()
+    assert process.returncode == ExitCode.USAGE
+    assert "'tensorrt' is no Runtime; use tf, onnxruntime, openvino" in err
+    assert time.perf_counter() - begin < 2

@@ -1,0 +1,75 @@
+"""How much of this machine others used meanwhile, read from /proc (proc(5)).
+
+before = read_load()
+...
+load = load_between(before, read_load())
+load.others_cores   # 0.1: a tenth of a core
+"""
+
+import dataclasses
+import os
+import pathlib
+import time
+
+_USER, _SYSTEM, _STEAL = (0, 1), (2, 5, 6), 7
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReading:
+    """Counters in seconds of processor time.
+
+    Attributes:
+        clock_secs: monotonic time.
+        busy_secs: of all processes on all cores.
+        own_secs: of this process and its children that ended.
+        stolen_secs: that the host of a virtual machine gave to others.
+    """
+
+    clock_secs: float
+    busy_secs: float
+    own_secs: float
+    stolen_secs: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """Between two readings.
+
+    Attributes:
+        others_cores: cores that other processes used, as a mean.
+        stolen_cores: cores that the host of a virtual machine gave to others.
+    """
+
+    others_cores: float
+    stolen_cores: float
+
+
+def read_load(root: pathlib.Path = pathlib.Path("/")) -> LoadReading | None:
+    """The counters now; None where the system has no /proc/stat.
+
+    Args:
+        root: where `proc` is.
+    """
+    try:
+        first, *_ = (root / "proc/stat").read_text().splitlines()
+    except OSError:
+        return None
+    ticks = [int(word) for word in first.split()[1:]]
+    per_sec = os.sysconf("SC_CLK_TCK")
+    own = os.times()
+    return LoadReading(
+        clock_secs=time.monotonic(),
+        busy_secs=sum(ticks[place] for place in (*_USER, *_SYSTEM)) / per_sec,
+        own_secs=own.user + own.system + own.children_user + own.children_system,
+        stolen_secs=ticks[_STEAL] / per_sec if len(ticks) > _STEAL else 0.0,
+    )
+
+
+def load_between(before: LoadReading, after: LoadReading) -> Load:
+    """What others used between two readings of one process."""
+    secs = max(after.clock_secs - before.clock_secs, 1e-9)
+    busy = after.busy_secs - before.busy_secs
+    own = after.own_secs - before.own_secs
+    stolen = after.stolen_secs - before.stolen_secs
+    # The counters tick: a little less than nothing is nothing.
+    return Load(max(0.0, busy - own) / secs, stolen / secs)

@@ -1,0 +1,249 @@
+"""`tlperf latency`: each cell in several fresh processes, one at a time.
+
+    outcome = time_backbones(config)
+    outcome.rows["xception"]         # of the `latency` JSON
+
+The first process of every cell comes before the second of any, so that a machine that
+slows down slows down all rows alike. What each process measured is in WORKDIR/trials
+until all have: --resume goes on from there. A cell whose batch does not fit is measured
+with half of it, and so on; of a sweep over batches the larger ones are left out.
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from tlperf.core import files
+from tlperf.core.choices import Runtime, Sweep
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.locks import directory_lock
+from tlperf.core.machine import code_facts
+from tlperf.core.progress import log, progress_bar
+from tlperf.core.results import append_result, latest, read_results
+from tlperf.core.settings import RunConfig
+from tlperf.core.stopping import Stop, stop_signals
+from tlperf.core.units import format_secs
+from tlperf.job.children import Child
+from tlperf.latency.cells import FINETUNED, IMAGENET, Cell, plan_cells
+from tlperf.latency.packages import check_installed
+from tlperf.latency.rows import build_row
+from tlperf.reference.backbones import parse_backbones
+
+
+@dataclasses.dataclass
+class _Slot:
+    """A row that is to be.
+
+    Attributes:
+        cell: what is timed for it.
+        trials: of the processes so far.
+        code: exit code of a process that failed, else 0.
+        notes: for the row's warnings.
+    """
+
+    cell: Cell
+    trials: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    code: int = int(ExitCode.OK)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass(frozen=True)
+class TimingOutcome:
+    """What was timed.
+
+    Attributes:
+        rows: by backbone.
+        failures: a cell in words to the exit code of its process.
+    """
+
+    rows: dict[str, list[dict[str, Any]]]
+    failures: dict[str, int]
+
+    def raise_failure(self) -> None:
+        """Raises one error with the first failure's code, naming every cell."""
+        if not self.failures:
+            return
+        first = next(iter(self.failures.values()))
+        known = first in set(ExitCode)
+        cells = [f"{cell} (exit {code})" for cell, code in self.failures.items()]
+        raise TlperfError(
+            ExitCode(first) if known else ExitCode.INTERNAL,
+            "cell_failed",
+            found="; ".join(cells),
+            remedy="see the lines above; the other rows are in the workdir",
+        )
+
+
+def time_backbones(config: RunConfig) -> TimingOutcome:
+    """Measures every cell of every backbone; appends a `latency` row a backbone.
+
+    Raises:
+        TlperfError: 69 where a runtime is not installed, 75 after a signal or where
+            another process times in this workdir.
+    """
+    _check_runtimes(config)
+    slots = [_Slot(cell) for cell in _plan_all(config)]
+    folder = pathlib.Path(config.workdir) / "trials"
+    with directory_lock(folder), stop_signals(lambda number: child.stop()) as stop:
+        child = Child()
+        if not config.training.resume:
+            _clear(folder)
+        runner = _Runner(config, folder, child=child, stop=stop)
+        count = config.latency.processes
+        total = count * len(slots)
+        with progress_bar(total=total, unit="process", title="latency") as bar:
+            for process in range(count):
+                for slot in slots:
+                    bar.set_postfix_str(slot.cell.text)
+                    runner.advance(slot, process, slots)
+                    bar.update()
+        outcome = _collect(config, slots)
+        _clear(folder)
+    return outcome
+
+
+def _check_runtimes(config: RunConfig) -> None:
+    for runtime in config.latency.runtimes:
+        if runtime is Runtime.ONNXRUNTIME:
+            check_installed("onnxruntime", "tf2onnx")
+        if runtime is Runtime.OPENVINO:
+            check_installed("openvino")
+
+
+def _plan_all(config: RunConfig) -> list[Cell]:
+    trained = latest(read_results(config.workdir), "train")
+    return [
+        cell
+        for spec in parse_backbones(config.backbones)
+        for cell in plan_cells(
+            spec,
+            config.latency,
+            device=config.device,
+            kinds=(IMAGENET, FINETUNED) if spec.name in trained else (IMAGENET,),
+        )
+    ]
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Of trials: the lock is in use."""
+    for path in folder.glob("*.json"):
+        path.unlink()
+
+
+class _Runner:
+    """Runs the processes of slots.
+
+    Args:
+        config: of all.
+        folder: for what they measured.
+        child: that runs them.
+        stop: the wish to stop.
+    """
+
+    def __init__(
+        self, config: RunConfig, folder: pathlib.Path, *, child: Child, stop: Stop
+    ):
+        self._config, self._folder = config, folder
+        self._child, self._stop = child, stop
+        # What a trial depends on; `resume` is not among it.
+        values = config.to_dict()
+        parts = ("workdir", "input", "model", "device", "latency")
+        self._settings = {part: values[part] for part in parts}
+        # A row names one code: what another one measured is measured again.
+        self._settings["code"] = code_facts()
+
+    def advance(self, slot: _Slot, process: int, slots: list[_Slot]) -> None:
+        """Takes one trial of a slot, unless it failed before."""
+        while not slot.code:
+            code = self._take(slot, process)
+            if code == ExitCode.OK:
+                return
+            if code != ExitCode.MEMORY or process > 0:
+                slot.code = code
+            elif Sweep.BATCH_SIZE in self._config.latency.sweep:
+                self._drop_larger(slot, slots)
+            elif slot.cell.batch_size > 1:
+                self._halve(slot)
+            else:
+                slot.code = code
+
+    def _take(self, slot: _Slot, process: int) -> int:
+        """A trial, from a file where it was taken before; the exit code."""
+        key = {"settings": self._settings, "cell": dataclasses.asdict(slot.cell)}
+        digest = files.sha256_bytes(files.to_json(key).encode())[:16]
+        path = self._folder / f"{digest}-{process}.json"
+        if not path.exists():
+            settings, cell = self._folder / "settings", self._folder / "cell"
+            files.write_json(settings, self._config.to_dict())
+            files.write_json(cell, dataclasses.asdict(slot.cell))
+            code = self._child.run(
+                "tlperf.job.trial",
+                [str(settings), str(cell), str(path), str(process)],
+                title=slot.cell.text,
+                stop=self._stop,
+            )
+            if self._stop.wanted:
+                raise TlperfError(
+                    ExitCode.RETRY,
+                    "stopped",
+                    path=self._config.workdir,
+                    found=f"{self._stop.wanted} while {slot.cell.text} was timed",
+                    remedy="run again with --resume",
+                )
+            if code != ExitCode.OK:
+                return code
+        trial = files.read_json(path)
+        slot.trials.append(trial)
+        secs = sorted(trial["samples_secs"])
+        log(
+            f"{slot.cell.text}: process {process + 1} of "
+            f"{self._config.latency.processes}, p50 {format_secs(secs[len(secs) // 2])}"
+        )
+        return int(ExitCode.OK)
+
+    def _drop_larger(self, slot: _Slot, slots: list[_Slot]) -> None:
+        """This batch does not fit, nor do larger ones of the same cell."""
+        cell = slot.cell
+        for other in slots:
+            same = dataclasses.replace(other.cell, batch_size=cell.batch_size) == cell
+            if same and other.cell.batch_size >= cell.batch_size:
+                other.code = int(ExitCode.MEMORY)
+        log(f"{cell.text}: does not fit; larger batches are left out")
+
+    def _halve(self, slot: _Slot) -> None:
+        batch_size = slot.cell.batch_size
+        slot.notes.append(f"a batch of {batch_size} does not fit the memory")
+        log(f"{slot.cell.text}: does not fit, tries {batch_size // 2}")
+        slot.cell = dataclasses.replace(slot.cell, batch_size=batch_size // 2)
+
+
+def _collect(config: RunConfig, slots: list[_Slot]) -> TimingOutcome:
+    """Rows into the workdir, for each backbone that has any."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    devices = {}
+    for slot in slots:
+        if not slot.trials or slot.code:
+            continue
+        row = build_row(slot.cell, slot.trials, config.latency)
+        row["warnings"] += slot.notes
+        rows.setdefault(slot.cell.backbone, []).append(row)
+        devices[slot.cell.backbone] = slot.trials[0]["device"]
+    for backbone, runs in rows.items():
+        path = config.backbone_path(backbone) / "latency.json"
+        files.write_json(path, {"runs": runs})
+        append_result(
+            config.workdir,
+            stage="latency",
+            backbone=backbone,
+            result={"runs": runs},
+            settings=config.to_dict(),
+            device=devices[backbone],
+        )
+    is_sweep = Sweep.BATCH_SIZE in config.latency.sweep
+    failures = {
+        slot.cell.text: slot.code
+        for slot in slots
+        # Of a sweep over batches some are too large: that is what it finds.
+        if slot.code and not (is_sweep and slot.code == ExitCode.MEMORY)
+    }
+    return TimingOutcome(rows, failures)

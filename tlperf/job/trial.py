@@ -1,0 +1,62 @@
+"""A child process: one trial of one cell of `tlperf latency`.
+
+    python -m tlperf.job.trial SETTINGS.json CELL.json TRIAL.json PROCESS
+
+A fresh process a trial: caches, memory layout and what was compiled before are no
+other's, and its peak of memory is this cell's. Writes TRIAL.json last.
+"""
+
+import pathlib
+import sys
+
+from tlperf.core import files
+from tlperf.core.quiet import quiet_stderr
+from tlperf.core.results import latest, read_results
+from tlperf.core.settings import RunConfig
+from tlperf.job.outcome import run_guarded
+from tlperf.latency.cells import Cell
+from tlperf.reference.backbones import find_backbone
+
+
+def measure_cell(config: RunConfig, cell: Cell, process: int) -> dict[str, object]:
+    """The trial; the first process also traces steps, where that is asked for."""
+    with quiet_stderr():
+        from tlperf.device.setup import setup_compute
+        from tlperf.latency.measure import process_plan
+        from tlperf.latency.probes import Probes
+        from tlperf.latency.subjects import Subjects
+        from tlperf.latency.trial import take_trial
+
+    spec = find_backbone(cell.backbone)
+    row = latest(read_results(config.workdir), "train").get(spec.name)
+    compute = setup_compute(cell.device_config(config.device))
+    subjects = Subjects(
+        spec, config, compute=compute, trained=row["result"] if row else None
+    )
+    board = config.backbone_path(spec.name) / "tensorboard" / "latency"
+    steps = config.device.traced_steps if process == 0 else None
+    return take_trial(
+        cell,
+        subjects.find(cell),
+        process_plan(config.latency),
+        compute=compute,
+        probes=Probes(compute),
+        process=process,
+        traced=None if steps is None else (board, *steps),
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the child; `arguments` are SETTINGS, CELL, TRIAL and PROCESS."""
+    settings, cell, out = map(pathlib.Path, arguments[:3])
+
+    def run() -> None:
+        config = RunConfig.from_dict(files.read_json(settings))
+        wanted = Cell.from_dict(files.read_json(cell))
+        files.write_json(out, measure_cell(config, wanted, int(arguments[3])))
+
+    return run_guarded("latency", run)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,167 @@
+"""What computes a timed step: one function a runtime, one table that picks.
+
+    loaded = RUNTIMES[Runtime.TF](network, (32, 224, 224, 3), compute)
+    placed = loaded.place(images)
+    loaded.run(placed)                  # a NumPy array
+
+A network has one input and one output. Under `tf` it is a graph whose weights are
+constants, so that TensorFlow folds BatchNormalization into the convolutions; the other
+runtimes load what Keras' own exporters write.
+"""
+
+import dataclasses
+import importlib.metadata
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tlperf.core.choices import ExportFormat, Runtime
+from tlperf.device.setup import Compute
+from tlperf.latency.description import ENDINGS
+from tlperf.latency.export import export_network
+from tlperf.latency.sessions import (
+    import_onnxruntime,
+    import_openvino,
+    is_on_gpu,
+    open_onnx,
+    open_openvino,
+)
+from tlperf.model.frozen import apply_constant
+
+# Of a batch, side by side in one graph, on CPUs: while the last thread of an operation
+# of one ends, the other's go on. 2 to 9 % faster for 16 images on two cores.
+_PARTS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """A network in a runtime.
+
+    Attributes:
+        place: a batch [B, S, S, 3] to the device, waited for.
+        run: what was placed, or a batch in the host's memory, to the output there.
+        traces: how often the network was traced or compiled so far.
+        prepare_secs: what it took by name: export, trace, load.
+        version: of the runtime.
+    """
+
+    place: Callable[[np.ndarray], Any]
+    run: Callable[[Any], np.ndarray]
+    traces: Callable[[], int]
+    prepare_secs: dict[str, float]
+    version: str
+
+
+def load_tf(network: keras.Model, shape: Sequence[int], compute: Compute) -> Loaded:
+    """A graph of its own, on the first device."""
+    device, traces = compute.devices[0], 0
+
+    def forward(x: tf.Tensor) -> tf.Tensor:
+        nonlocal traces
+        traces += 1
+        if compute.jit_compile:  # XLA folds by itself
+            return network(x, training=False)
+        parts = _PARTS if compute.kind == "CPU" and shape[0] % _PARTS == 0 else 1
+        return tf.concat(apply_constant(network, *tf.split(x, parts)), axis=0)
+
+    function = tf.function(
+        forward,
+        jit_compile=compute.jit_compile,
+        autograph=False,
+        reduce_retracing=False,
+    )
+    start = time.perf_counter()
+    with tf.device(device):
+        spec = tf.TensorSpec(shape, network.inputs[0].dtype)
+        graph = function.get_concrete_function(spec)
+    trace_secs = time.perf_counter() - start
+
+    def place(images: np.ndarray) -> tf.Tensor:
+        with tf.device(device):
+            placed = tf.constant(images)
+            placed[:1, :1, :1].numpy()  # it is there
+        return placed
+
+    def run(placed: Any) -> np.ndarray:
+        with tf.device(device):
+            return graph(tf.convert_to_tensor(placed)).numpy()
+
+    return Loaded(place, run, lambda: traces, {"trace": trace_secs}, tf.__version__)
+
+
+def load_onnxruntime(
+    network: keras.Model, shape: Sequence[int], compute: Compute
+) -> Loaded:
+    """An inference session on the first device."""
+    onnxruntime = import_onnxruntime()
+
+    def load(path: pathlib.Path) -> Any:
+        return open_onnx(path, on_gpu=compute.kind == "GPU")
+
+    session, prepare_secs = _export_and_load(network, ExportFormat.ONNX, shape, load)
+    (name,) = [one.name for one in session.get_inputs()]
+    where = "cuda" if is_on_gpu(session) else "cpu"
+
+    def place(images: np.ndarray) -> Any:
+        return onnxruntime.OrtValue.ortvalue_from_numpy(images, where)
+
+    def run(placed: Any) -> np.ndarray:
+        if isinstance(placed, np.ndarray):
+            placed = place(placed)
+        (output,) = session.run_with_ort_values(None, {name: placed})
+        return output.numpy()
+
+    version = importlib.metadata.version("onnxruntime")
+    return Loaded(place, run, lambda: 1, prepare_secs, version)
+
+
+def load_openvino(
+    network: keras.Model, shape: Sequence[int], compute: Compute
+) -> Loaded:
+    """A request of a compiled model."""
+    del compute  # its devices are CPUs and Intel's GPUs; the CPU is taken
+    openvino = import_openvino()
+    request, prepare_secs = _export_and_load(
+        network, ExportFormat.OPENVINO, shape, open_openvino
+    )
+
+    def place(images: np.ndarray) -> Any:
+        return openvino.Tensor(images, shared_memory=True)
+
+    def run(placed: Any) -> np.ndarray:
+        if isinstance(placed, np.ndarray):
+            placed = place(placed)
+        request.infer({0: placed}, share_inputs=True)
+        return np.array(request.get_output_tensor(0).data)
+
+    version = openvino.get_version()
+    return Loaded(place, run, lambda: 1, prepare_secs, version)
+
+
+def _export_and_load(
+    network: keras.Model,
+    kind: ExportFormat,
+    shape: Sequence[int],
+    load: Callable[[pathlib.Path], Any],
+) -> tuple[Any, dict[str, float]]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder, "network").with_suffix(ENDINGS[kind])
+        start = time.perf_counter()
+        export_network(network, path, kind, batch_size=shape[0])
+        exported = time.perf_counter()
+        loaded = load(path)
+        secs = {"export": exported - start, "load": time.perf_counter() - exported}
+    return loaded, secs
+
+
+RUNTIMES: dict[Runtime, Callable[..., Loaded]] = {
+    Runtime.TF: load_tf,
+    Runtime.ONNXRUNTIME: load_onnxruntime,
+    Runtime.OPENVINO: load_openvino,
+}
