@@ -95,3 +95,13 @@ def photos(photos_dir):
 
     with open_dataset(photos_dir) as dataset:
         yield dataset
+
+
+@pytest.fixture(scope="session")
+def tiny_workdir(two_cpus, photos_dir, tmp_path_factory):
+    """A workdir with a training of the one-block backbone on those photos, and its
+    evaluation: its settings, and the result of the training."""
+    from tests.tiny import TINY, train_and_evaluate
+
+    workdir = tmp_path_factory.mktemp("tiny")
+    return train_and_evaluate(TINY, photos_dir, workdir, compute=two_cpus)

@@ -12,8 +12,9 @@ from tests.tiny import TINY
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import InputConfig, RunConfig, TrainConfig
 from tlperf.dataset.store import open_dataset
-from tlperf.evaluation.evaluate import evaluate_backbone, inert_cell
+from tlperf.evaluation.evaluate import evaluate_backbone
 from tlperf.evaluation.metrics import compute_metrics
+from tlperf.evaluation.table import inert_cell
 from tlperf.model.trained import load_trained
 from tlperf.model.weights import WeightsSource
 from tlperf.training.loop import train_backbone

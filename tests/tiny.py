@@ -105,6 +105,39 @@ def train_tiny(
     )
 
 
+def train_and_evaluate(
+    spec: BackboneSpec,
+    data_dir: pathlib.Path,
+    workdir: pathlib.Path,
+    *,
+    compute: Compute,
+    **values: Any,
+) -> tuple[RunConfig, dict[str, Any]]:
+    """A workdir as `train` and `evaluate` leave it, but for its results.jsonl: its
+    settings, and the result of the training; `values` are of `run_config`."""
+    from tlperf.dataset.store import open_dataset
+    from tlperf.evaluation.evaluate import evaluate_backbone
+    from tlperf.model.trained import load_trained
+
+    config = dataclasses.replace(
+        run_config(workdir, **values), data_dir=str(data_dir), backbones=spec.name
+    )
+    with open_dataset(data_dir) as dataset:
+        training = train_tiny(dataset, compute, workdir, spec=spec, **values)
+        network = load_trained(
+            spec, config.backbone_path(spec.name), training.result, compute=compute
+        )
+        evaluate_backbone(
+            spec,
+            config,
+            dataset=dataset,
+            compute=compute,
+            network=network,
+            trained=training.result,
+        )
+    return config, training.result
+
+
 def take_statistics(trainer: Any, batch: Any) -> None:
     """Gives BatchNormalization the batch's statistics, as trained weights have those of
     their images. Random weights in inference mode shrink or blow up every layer's

@@ -30,6 +30,8 @@ _EXPORTS = {
     "train": ("tlperf.training.loop", "train_backbone"),
     "evaluate": ("tlperf.evaluation.evaluate", "evaluate_backbone"),
     "latency": ("tlperf.latency.measure", "measure_backbone"),
+    "predict": ("tlperf.job.predict", "predict_job"),
+    "export": ("tlperf.job.deploy", "export_job"),
     "report": ("tlperf.reporting.report", "write_report"),
     "setup_compute": ("tlperf.device.setup", "setup_compute"),
     "find_backbone": ("tlperf.reference.backbones", "find_backbone"),

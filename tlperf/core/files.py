@@ -20,7 +20,7 @@ import pathlib
 import re
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Self
 
 from tlperf.core import faults
@@ -125,6 +125,46 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise
+
+
+@contextlib.contextmanager
+def staging_folder(target: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder beside `target` to make it in, with what belongs to it; gone at the end,
+    whatever happens. `publish_all` gives names before.
+
+    Raises:
+        TlperfError: exit code 74, naming `target`, where the system refuses a write.
+    """
+    folder = target.with_name(f".partial-{os.getpid()}-{target.name}")
+    with io_errors(target):
+        try:
+            folder.mkdir(parents=True)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish_all(names: Sequence[str], staging: pathlib.Path) -> None:
+    """Gives files and folders that were made in a staging folder their names beside it,
+    in that order: all data fsync, then each rename, directory fsync. What has a name
+    already is replaced."""
+    for name in names:
+        _sync_tree(staging / name)
+    for name in names:
+        target = staging.parent / name
+        if target.is_dir():  # a rename replaces only empty ones
+            os.rename(target, staging / f".former-{name}")
+        os.rename(staging / name, target)
+        fsync_directory(staging.parent)
+
+
+def _sync_tree(path: pathlib.Path) -> None:
+    if not path.is_dir():
+        fsync_file(path)
+        return
+    for child in path.iterdir():
+        _sync_tree(child)
+    fsync_directory(path)
 
 
 class SyncedWriter:

@@ -62,3 +62,8 @@ class ImageBar:
 def log(text: str) -> None:
     """One line of what is going on, on stderr: stdout belongs to results."""
     print(text, file=sys.stderr, flush=True)
+
+
+def log_above_bars(text: str) -> None:
+    """As `log`, while a bar may be shown: it stays below."""
+    tqdm.tqdm.write(text, file=sys.stderr)

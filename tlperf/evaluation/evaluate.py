@@ -6,9 +6,7 @@
 Writes WORKDIR/BACKBONE/{predictions.csv, evaluation.json}.
 """
 
-import csv
 import dataclasses
-import io
 import pathlib
 import time
 from typing import Any
@@ -17,17 +15,22 @@ import numpy as np
 
 from tlperf.core import files
 from tlperf.core.choices import Decode
-from tlperf.core.errors import ExitCode, TlperfError, escape_text
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import progress_bar
 from tlperf.core.settings import InputConfig, RunConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.evaluation.metrics import compute_metrics
+from tlperf.evaluation.samples import TEST_SPLIT
+from tlperf.evaluation.table import (
+    format_probabilities,
+    inert_cell,
+    probability_columns,
+    write_table,
+)
 from tlperf.model.steps import Network
 from tlperf.pipeline.input import Batches, InputPipeline
 from tlperf.reference.backbones import BackboneSpec
-
-TEST_SPLIT = "test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,22 +169,18 @@ def _write_predictions(
 ) -> None:
     classes = dataset.manifest.classes
     split = dataset.split(TEST_SPLIT)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["index", "id", "label", "predicted", "correct", "loss"]
-        + [f"probability {inert_cell(name)}" for name in classes]
-    )
-    columns = (
+    columns = ["index", "id", "label", "predicted", "correct", "loss"]
+    values = (
         predictions.index,
         predictions.label,
         predictions.predicted,
         predictions.loss,
         predictions.probability,
     )
-    for index, label, predicted, loss, probability in zip(*columns, strict=True):
+    rows = []
+    for index, label, predicted, loss, probability in zip(*values, strict=True):
         (example,) = split.read([int(index)])
-        writer.writerow(
+        rows.append(
             [
                 int(index),
                 inert_cell(example.filename),
@@ -189,17 +188,7 @@ def _write_predictions(
                 inert_cell(classes[predicted]),
                 int(label == predicted),
                 f"{loss:.6g}",
-                *(f"{value:.6g}" for value in probability),
+                *format_probabilities(probability),
             ]
         )
-    files.write_text(path, text.getvalue())
-
-
-def inert_cell(text: str) -> str:
-    """Text as a CSV cell that no spreadsheet runs and no terminal obeys.
-
-    >>> inert_cell("=cmd()"), inert_cell("cats/1.jpg")
-    ("'=cmd()", 'cats/1.jpg')
-    """
-    escaped = escape_text(text)
-    return f"'{escaped}" if escaped[:1] in tuple("=+-@") else escaped
+    write_table(path, [*columns, *probability_columns(classes)], rows)

@@ -2,6 +2,7 @@
 
     network = load_trained(spec, folder, trained, compute=compute)
     network.predict(batch)
+    build_classify(network)(images)           # NumPy to NumPy
 
 Nothing is deserialised but arrays: the network comes from the code, the weights from a
 file whose hash is the one the training noted.
@@ -10,9 +11,14 @@ file whose hash is the one the training noted.
 import pathlib
 from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
 from tlperf.core import files
+from tlperf.core.batch import Batch
 from tlperf.core.choices import Preprocess
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.recipe import Classify
 from tlperf.device.setup import Compute
 from tlperf.model.build import build_classifier
 from tlperf.model.preprocess import normalisation_for
@@ -80,3 +86,26 @@ def check_weights(
             f"{trained['weights_sha256'][:12]}...",
             remedy=f"run tlperf train --backbones={spec.name} again",
         )
+
+
+def build_classify(network: Network) -> Classify:
+    """The inference step of one device on pixels in the host's memory.
+
+    Returns:
+        A function of images uint8 [B, S, S, 3], RGB, to probabilities float32 [B, C]:
+        those that evaluation has of the same pixels.
+    """
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        count = len(images)
+        batch = Batch(
+            image=tf.convert_to_tensor(images),
+            label=tf.zeros([count], tf.int32),  # of the loss, which nobody reads
+            weight=tf.ones([count]),
+            index=tf.range(count, dtype=tf.int64),
+            draw=tf.zeros([count, 4]),
+        )
+        probability, _ = network.predict(batch)
+        return probability.numpy()
+
+    return classify

@@ -25,7 +25,7 @@ import tensorflow as tf
 from tlperf.core.batch import Batch
 from tlperf.core.choices import Cache
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.machine import memory_limit_bytes, usable_cores
+from tlperf.core.machine import usable_cores
 from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
@@ -33,7 +33,7 @@ from tlperf.pipeline.decode import Decoder
 from tlperf.pipeline.deliver import check_batch_size, one_ahead, place_batch
 from tlperf.pipeline.endpoint import check_service_settings
 from tlperf.pipeline.load import Loader
-from tlperf.pipeline.memory import Workbench
+from tlperf.pipeline.memory import Workbench, budget_bytes
 from tlperf.pipeline.order import (
     DRAWS,
     BatchPlan,
@@ -57,8 +57,6 @@ _BATCHES_AT_ONCE = 2
 _PREFETCH_BATCHES = 2
 # With the one placed ahead and the one that the step has.
 _BATCHES_HELD = _BATCHES_AT_ONCE + _PREFETCH_BATCHES + 2
-# Of the memory this process may use, what input takes where nothing is said.
-_RAM_SHARE = 4
 
 # Images uint8 [B, S, S, 3], labels int32 [B], weights float32 [B].
 Loaded = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -377,7 +375,7 @@ def plan_memory(dataset: StoredDataset, config: InputConfig, *, image_size: int)
     Raises:
         TlperfError: exit code 71, where nothing is left.
     """
-    budget = config.ram_budget or memory_limit_bytes() // _RAM_SHARE
+    budget = budget_bytes(config.ram_budget)
     image_bytes = 3 * image_size * image_size
     held = _BATCHES_HELD + (BATCHES_HELD if config.data_service else 0)
     batches = held * config.batch_size * image_bytes

@@ -23,7 +23,10 @@ import cv2
 import numpy as np
 
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.machine import memory_limit_bytes
 
+# Of the memory this process may use, what input takes where nothing is said.
+_RAM_SHARE = 4
 # Where TensorFlow takes an array for a tensor without copying it (EIGEN_MAX_ALIGN).
 _ALIGNMENT = 64
 # What a thread keeps between images: a photo of three megapixels; of a small budget, at
@@ -35,6 +38,12 @@ _CALLERS = 2
 # How much more is kept than was asked for, so that images of like sizes do not each
 # ask anew.
 _GROWTH = 1.25
+
+
+def budget_bytes(ram_budget: int) -> int:
+    """Memory that input may take: `--ram_budget`, or a part of what there is where it
+    is 0."""
+    return ram_budget or memory_limit_bytes() // _RAM_SHARE
 
 
 class Scratch(threading.local):

@@ -127,9 +127,20 @@ class FolderSource:
                 remedy=f"give {PHOTOS}, a folder with one sub-folder a class, an "
                 "archive of one, a .csv or tfds:NAME",
             )
-        walk = _Walk(os.fsencode(self.root), follow_links=self.follow_links)
-        walk.read_all()
-        return list_tree(walk.tree, path=os.fspath(self.root))
+        tree = read_tree(self.root, follow_links=self.follow_links)
+        return list_tree(tree, path=os.fspath(self.root))
+
+
+def read_tree(root: pathlib.Path, *, follow_links: bool) -> Tree:
+    """All that is below a folder.
+
+    Args:
+        root: the folder.
+        follow_links: whether symbolic links to what is inside `root` are followed.
+    """
+    walk = _Walk(os.fsencode(root), follow_links=follow_links)
+    walk.read_all()
+    return walk.tree
 
 
 class _Walk:
