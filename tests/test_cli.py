@@ -77,7 +77,8 @@ def test_help_lists_commands_in_the_order_of_the_way(capsys):
     text = capsys.readouterr().out
     order = [
         *("run", "shard", "verify", "inspect", "input"),
-        *("train", "evaluate", "latency", "report", "serve", "doctor"),
+        *("train", "evaluate", "latency", "predict", "export", "report", "check"),
+        *("serve", "doctor"),
     ]
     assert re.findall(r"^  (\w+) ", text, re.MULTILINE) == order
 
@@ -113,6 +114,7 @@ def test_every_flag_is_some_commands_and_has_a_place_in_the_settings():
         (["verify", "--data_dir=/no/such"], 66, "/no/such"),
         (["inspect", "--data_dir=/no/such"], 66, "/no/such"),
         (["report", "--workdir=/no/such"], 66, "/no/such"),
+        (["check", "--workdir=/no/such"], 66, "/no/such"),
         (["shard", "--source=/no/such", "--workdir={tmp}"], 66, "/no/such"),
     ],
 )

@@ -18,7 +18,7 @@ from tlperf.pipeline.advice import advise, describe_demand, work_shares
 from tlperf.pipeline.ceilings import Target
 from tlperf.pipeline.chart import check_plot, draw_input
 from tlperf.pipeline.decode import Decoder
-from tlperf.pipeline.measure import measure_input
+from tlperf.pipeline.measure import cache_state, measure_input
 from tlperf.reference.backbones import PAPER_MODE
 from tlperf.reporting.terminal import render_input
 
@@ -135,6 +135,47 @@ def test_stages_that_later_epochs_go_without_have_no_ceiling(
 
 def test_a_few_images_tell_nothing_of_other_ways(two_cpus, photos_dir):
     assert measure(photos_dir, two_cpus, secs=0.2)["ways"] == []
+
+
+@pytest.mark.B4
+@pytest.mark.parametrize(
+    ("cache", "data_bytes", "disk_share", "state"),
+    [
+        (Cache.NONE, 49, 1.0, "warm"),  # less than five times the memory
+        (Cache.NONE, 50, 1.0, "cold"),
+        (Cache.NONE, 50, 0.9, "cold"),
+        (Cache.NONE, 50, 0.89, "warm"),  # who knows what was read before
+        (Cache.NONE, 50, 0.0, "warm"),
+        (Cache.ENCODED, 50, 1.0, "in-memory"),
+        (Cache.DECODED, 1, 0.0, "in-memory"),
+    ],
+)
+def test_a_rate_is_cold_only_where_something_shows_it(
+    cache, data_bytes, disk_share, state
+):
+    found = cache_state(cache, data_bytes=data_bytes, memory=10, disk_share=disk_share)
+    assert found == state
+
+
+@pytest.mark.B4
+@pytest.mark.parametrize(
+    ("memory", "cache", "state"),
+    [
+        (1 << 40, Cache.NONE, "warm"),
+        (1, Cache.NONE, "warm"),  # it may be cold, and the system tells that it is not
+        (1, Cache.DECODED, "in-memory"),
+    ],
+)
+def test_a_measured_rate_says_what_it_is_one_of(
+    two_cpus, stored, monkeypatch, record_property, memory, cache, state
+):
+    monkeypatch.setattr("tlperf.pipeline.measure.memory_bytes", lambda: memory)
+    measure(stored(Encoding.SOURCE), two_cpus, secs=0.1)  # read, if never before
+    result = measure(stored(Encoding.SOURCE), two_cpus, secs=0.1, cache=cache)
+    assert result["state"] == state
+    said = {"warm": "warm from the page cache, ", "in-memory": "in-memory, "}
+    assert f"cache {cache}, {said[state]}" in render_input(result)
+    record_property("figures", f"{result['bytes_from_disk']} bytes read: {state}")
 
 
 MEASURED = {

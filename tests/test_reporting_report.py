@@ -18,8 +18,10 @@ from tests.test_reporting_rows import (
     write_fixed_rows,
     write_rows,
 )
+from tlperf import cli
 from tlperf.core.choices import Preset
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.files import sha256_bytes, to_json
 from tlperf.core.results import append_result
 from tlperf.reference.backbones import BACKBONES
 from tlperf.reference.paper import FIGURES
@@ -85,14 +87,20 @@ def test_returned_value(tmp_path: pathlib.Path):
     }
 
 
-def test_rebuilt_byte_for_byte(full: pathlib.Path, tmp_path: pathlib.Path):
+@pytest.mark.B6
+def test_rebuilt_byte_for_byte(
+    full: pathlib.Path, tmp_path: pathlib.Path, record_property
+):
     """In place, and in another workdir from the same rows."""
-    first = read_report(full)
+    built = [read_report(full)]
     write_report(full)
-    assert read_report(full) == first
+    built.append(read_report(full))
     shutil.copy(full / "results.jsonl", tmp_path)
     write_report(tmp_path)
-    assert read_report(tmp_path) == first
+    built.append(read_report(tmp_path))
+    hashes = {sha256_bytes(to_json(texts).encode()) for texts in built}
+    assert len(hashes) == 1
+    record_property("figures", f"{len(built)} builds, {len(hashes)} hash")
 
 
 def test_newest_row_counts(tmp_path: pathlib.Path):
@@ -300,6 +308,18 @@ def test_no_rows(tmp_path: pathlib.Path, text: str | None):
         write_report(tmp_path)
     assert caught.value.code is ExitCode.NO_INPUT
     assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.B6
+def test_a_report_whose_rows_are_gone_goes_too(tmp_path: pathlib.Path, record_property):
+    """Files of others stay."""
+    write_rows(tmp_path, Case(backbones=("vgg16",)))
+    write_report(tmp_path)
+    (tmp_path / "report" / "notes.txt").write_text("mine")
+    (tmp_path / "results.jsonl").unlink()
+    assert cli.main(["report", f"--workdir={tmp_path}"]) == ExitCode.NO_INPUT
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["notes.txt"]
+    record_property("figures", "1 of 1 input deleted: exit 66, no stale report")
 
 
 _SCRIPT = """

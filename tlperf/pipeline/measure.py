@@ -4,7 +4,8 @@
     measure_input(dataset, config, target, secs=3.0, demand=1200.0)
 
 The lowest of the stages' ceilings is what bounds the whole. Whether bytes came from the
-disk or from the page cache is read from the system, not assumed.
+disk or from the page cache is read from the system, not assumed; a rate says whether it
+is `cold`, `warm` or `in-memory`.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ from typing import Any
 
 from tlperf.core.choices import Cache
 from tlperf.core.errors import SettingsError
-from tlperf.core.machine import usable_cores
+from tlperf.core.machine import memory_bytes, usable_cores
 from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.pipeline.advice import advise, describe_demand
@@ -26,6 +27,10 @@ from tlperf.pipeline.ways import fits_memory, measure_ways
 
 # Of the bytes that were delivered; less is what the process itself reads.
 _DISK_SHARE = 0.1
+# A rate of the disk: nearly all came from it, and the page cache could not have held
+# the data (MLPerf Storage asks for five times the memory).
+_COLD_SHARE = 0.9
+_COLD_MEMORIES = 5
 
 
 def measure_input(
@@ -47,8 +52,8 @@ def measure_input(
         demand: images a second that a step would take, if that is known.
 
     Returns:
-        `images_per_sec batches seconds stages bottleneck cores ways demand advice` and
-        how it was measured.
+        `images_per_sec state batches seconds stages bottleneck cores ways demand
+        advice` and how it was measured.
 
     Raises:
         SettingsError: seconds or demand that cannot be.
@@ -74,6 +79,12 @@ def measure_input(
     )
     result = {
         "images_per_sec": whole.images_per_sec,
+        "state": cache_state(
+            config.cache,
+            data_bytes=sum(one.bytes for one in dataset.manifest.shards_of("train")),
+            memory=memory_bytes(),
+            disk_share=disk_share,
+        ),
         "batches": whole.images // config.batch_size,
         "seconds": whole.secs,
         "stages": stages,
@@ -101,6 +112,24 @@ def measure_input(
     }
     result["demand"] = None if demand is None else describe_demand(result, demand)
     return {**result, "advice": advise(result)}
+
+
+def cache_state(
+    cache: Cache, *, data_bytes: int, memory: int, disk_share: float
+) -> str:
+    """What a rate is one of: `in-memory` of the cache that input keeps itself, `cold`
+    of the disk, `warm` of the page cache, as far as nothing shows that it is cold.
+
+    Args:
+        cache: that input keeps.
+        data_bytes: of the records that are read.
+        memory: bytes of the machine.
+        disk_share: bytes that came from the disk by those that were delivered.
+    """
+    if cache is not Cache.NONE:
+        return "in-memory"
+    is_too_large = data_bytes >= _COLD_MEMORIES * memory
+    return "cold" if is_too_large and disk_share >= _COLD_SHARE else "warm"
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -7,6 +7,7 @@ bytes.
 """
 
 import pathlib
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from tlperf.core import files
@@ -18,6 +19,8 @@ from tlperf.reporting.rows import collect_rows
 from tlperf.reporting.sections import build_document
 
 REPORT_FOLDER = "report"
+# Of the files in it.
+_NAMES = ("index.html", "report.md", "paper.json", "*.svg")
 
 
 def render_report(rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -42,10 +45,13 @@ def write_report(workdir: str | pathlib.Path) -> dict[str, Any]:
         backbones (names of those with at least one row).
 
     Raises:
-        TlperfError: exit code 66 where there are no rows; an older report stays.
+        TlperfError: exit code 66 where there are no rows; an older report, whose rows
+            are gone, goes too.
     """
     rows = read_results(workdir)
+    folder = pathlib.Path(workdir) / REPORT_FOLDER
     if not rows:
+        _remove_files(folder, _NAMES, keep=())
         raise TlperfError(
             ExitCode.NO_INPUT,
             "no_results",
@@ -55,10 +61,9 @@ def write_report(workdir: str | pathlib.Path) -> dict[str, Any]:
         )
     # All is rendered before anything is written: a failure leaves the old report whole.
     texts = render_report(rows)
-    folder = pathlib.Path(workdir) / REPORT_FOLDER
     for name, text in texts.items():
         files.write_text(folder / name, text)
-    _remove_stale_plots(folder, keep=texts)
+    _remove_files(folder, ("*.svg",), keep=texts)
     run = collect_rows(rows)
     return {
         "report": str(folder / "index.html"),
@@ -68,8 +73,10 @@ def write_report(workdir: str | pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _remove_stale_plots(folder: pathlib.Path, *, keep: dict[str, str]) -> None:
-    for path in folder.glob("*.svg"):
+def _remove_files(
+    folder: pathlib.Path, patterns: Sequence[str], *, keep: Collection[str]
+) -> None:
+    for path in (path for pattern in patterns for path in folder.glob(pattern)):
         if path.name not in keep:
             with files.io_errors(path):
                 path.unlink(missing_ok=True)
