@@ -47,7 +47,7 @@ from tlperf.pipeline.rates import measure_whole, stored_bytes
 from tlperf.training.passes import run_pass
 
 SIDE, BATCH = 224, 32
-TURN_SECS = 1.0
+TURN_SECS, ROUNDS = 1.0, 3
 # Nearly all images are of one split here: a pass is a pass over the folder.
 SPLIT = (98, 1, 1)
 _FFCV_VCPUS = 96
@@ -346,7 +346,7 @@ def test_input(source, work, request, benchmark):
             print(f"left out: {name} ({module} is not installed)", file=sys.stderr)
             continue
         sides[name] = make(source, work) if make is web_dataset else make(source)
-    rates = measure(sides, request.config.getoption("--rounds"))
+    rates = measure(sides, request.config.getoption("--rounds") or ROUNDS)
     benchmark.extra_info["images_per_sec"] = rates
     write_table(
         rates, {name: stored_bytes(side.dataset) for name, side in ours.items()}
@@ -362,7 +362,8 @@ def test_per_core_beside_ffcv(source, work, request, benchmark):
         work, source, side=512, stored={"encoding": Encoding.JPEG}, decode=Decode.FAST
     )
     rates = measure(
-        {"raw 256": raw, "jpeg 512": jpeg}, request.config.getoption("--rounds")
+        {"raw 256": raw, "jpeg 512": jpeg},
+        request.config.getoption("--rounds") or ROUNDS,
     )
     cores = usable_cores()
     for name, published in (("raw 256", FFCV_RAW_256), ("jpeg 512", FFCV_JPEG_512)):
@@ -381,7 +382,7 @@ def test_a_step_that_takes_most_of_the_rate(
     side = Tlperf(work, source, stored={"encoding": encoding}, decode=Decode.FAST)
     config = InputConfig(batch_size=BATCH, decode=Decode.FAST)
     fractions = []
-    for epoch in range(request.config.getoption("--rounds")):
+    for epoch in range(request.config.getoption("--rounds") or ROUNDS):
         rate = measure_whole(
             side.dataset, config, image_size=SIDE, compute=compute, secs=2.0
         ).images_per_sec

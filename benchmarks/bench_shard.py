@@ -45,7 +45,7 @@ from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.verify import verify_dataset
 from tlperf.dataset.workers import Workers
 
-PROCESSES = 2
+PROCESSES, ROUNDS = 2, 3
 
 
 def make_distinct(source: pathlib.Path, target: pathlib.Path, *, count: int) -> None:
@@ -294,7 +294,7 @@ def test_against(sides, ours, theirs, benchmark, request):
     if theirs.startswith("tfds"):
         builder_classes(sides.folder)
     secs: dict[str, list[float]] = {ours: [], theirs: []}
-    for round_number in range(request.config.getoption("--rounds")):
+    for round_number in range(request.config.getoption("--rounds") or ROUNDS):
         order = (ours, theirs) if round_number % 2 else (theirs, ours)
         for name in order:
             sides.tidy()

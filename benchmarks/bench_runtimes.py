@@ -1,0 +1,135 @@
+"""Runtimes beside Keras' predict, a traced Keras call, and the same runtimes by hand.
+
+    pip install '.[test,runtimes]'
+    pytest benchmarks/bench_runtimes.py --benchmark-only --rounds=15 -s
+
+Float32, batch 16, each 1000-class network at its native size. All sides of a network in
+one process, interleaved: a round takes one step of each, in an order that turns and is
+reversed, so that the two steps of a pair are seconds apart on a machine that drifts up
+to twofold within minutes. A process a network, so that memory is one network's; what a
+side takes of it is there before the first round. `benchmarks.runtime_sides` has the
+sides, each warm before the rounds and checked against Keras' own output.
+
+`runtimes.md` in the working directory has medians of the paired ratios with their 95 %
+intervals (order statistics), and geometric means of the medians over the networks. A
+runtime that is not installed is left out and named.
+"""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from benchmarks.runtime_sides import BATCH_SIZE, SIDES
+from tlperf.core.statistics import percentile_interval
+from tlperf.core.units import NOT_AVAILABLE, format_bytes, format_number
+from tlperf.job.children import child_environment
+
+ROUNDS = 15
+OURS = ("tf", "openvino", "onnxruntime")
+# Seconds of the first by those of the second; `best` is the fastest of ours.
+PAIRS = (
+    ("keras predict", "tf"),
+    ("traced Keras call", "tf"),
+    ("keras predict", "best"),
+    ("openvino", "openvino by hand"),
+    ("onnxruntime", "onnxruntime by hand"),
+)
+ROWS: dict[str, dict] = {}
+
+
+def find_best(secs: Mapping[str, Sequence[float]]) -> str:
+    """The fastest of ours, by its median."""
+    return min(
+        (name for name in OURS if name in secs),
+        key=lambda name: statistics.median(secs[name]),
+    )
+
+
+def pair_ratio(
+    secs: Mapping[str, Sequence[float]], pair: tuple[str, str]
+) -> tuple[float, float, float] | None:
+    """Median of the paired ratios and its interval's edges; None where a side was not
+    measured, NaN edges of too few rounds."""
+    names = [find_best(secs) if name == "best" else name for name in pair]
+    if not all(name in secs for name in names):
+        return None
+    above, below = (secs[name] for name in names)
+    ratios = [a / b for a, b in zip(above, below, strict=True)]
+    low, high = percentile_interval(ratios, 50) or (float("nan"),) * 2
+    return statistics.median(ratios), low, high
+
+
+def render_runtimes(rows: Mapping[str, dict]) -> str:
+    """runtimes.md.
+
+    Args:
+        rows: of each network what `benchmarks.runtime_sides` wrote.
+    """
+    names = [
+        name for name in SIDES if any(name in row["secs"] for row in rows.values())
+    ]
+    lines = [f"Float32, batch {BATCH_SIZE}, milliseconds a step (median)", ""]
+    head = ["network", *names, "fastest", "rounds", "peak memory"]
+    lines += [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for backbone, row in rows.items():
+        secs = row["secs"]
+        cells = [
+            f"{1e3 * statistics.median(secs[name]):.1f}"
+            if name in secs
+            else NOT_AVAILABLE
+            for name in names
+        ]
+        cells += [find_best(secs), str(len(secs["tf"]))]
+        cells.append(format_bytes(row["process_peak_memory_bytes"]))
+        lines.append(f"| {backbone} | {' | '.join(cells)} |")
+    titles = [f"{above} / {below}" for above, below in PAIRS]
+    lines += ["", "Medians of paired ratios, with 95 % intervals", ""]
+    lines += [f"| network | {' | '.join(titles)} |", "|---" * (1 + len(PAIRS)) + "|"]
+    found = {
+        backbone: [pair_ratio(row["secs"], pair) for pair in PAIRS]
+        for backbone, row in rows.items()
+    }
+    for backbone, ratios in found.items():
+        lines.append(f"| {backbone} | {' | '.join(map(format_pair, ratios))} |")
+    means = [
+        statistics.geometric_mean(one[0] for one in column if one is not None)
+        if any(column)
+        else None
+        for column in zip(*found.values(), strict=True)
+    ]
+    cells = [format_number(mean, 2) for mean in means]
+    lines.append(f"| geometric mean | {' | '.join(cells)} |")
+    missing = {text for row in rows.values() for text in row["left_out"]}
+    lines += ["", *(f"Left out: {text}" for text in sorted(missing))]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def format_pair(ratio: tuple[float, float, float] | None) -> str:
+    """`1.41 (1.38 to 1.45)`."""
+    if ratio is None:
+        return NOT_AVAILABLE
+    middle, low, high = ratio
+    return f"{middle:.2f} ({format_number(low, 2)} to {format_number(high, 2)})"
+
+
+@pytest.mark.benchmark(group="runtimes")
+def test_runtimes(benchmark, spec, tmp_path, request):
+    rounds = request.config.getoption("--rounds") or ROUNDS
+    out = tmp_path / "sides.json"
+    command = [sys.executable, "-m", "benchmarks.runtime_sides", spec.name]
+    done = subprocess.run([*command, str(rounds), str(out)], env=child_environment())
+    assert done.returncode == 0
+    row = json.loads(out.read_text())
+    ROWS[spec.name] = row
+    pathlib.Path("runtimes.md").write_text(text := render_runtimes(ROWS))
+    print("\n" + text, file=sys.stderr)
+    benchmark.extra_info.update(
+        row, ratios={" / ".join(pair): pair_ratio(row["secs"], pair) for pair in PAIRS}
+    )
+    # The seconds were taken in another process.
+    benchmark.pedantic(lambda: None, rounds=1)
