@@ -29,7 +29,7 @@ from tlperf.latency.cells import IMAGENET
 from tlperf.latency.checks import output_difference
 from tlperf.latency.packages import check_installed
 from tlperf.latency.protocols import PROTOCOLS, Subject, float_images
-from tlperf.latency.sessions import import_openvino
+from tlperf.latency.sessions import import_onnxruntime, import_openvino
 from tlperf.latency.timer import Steps, drop, repeat, warm_up
 from tlperf.latency.trial import SEED
 from tlperf.model.build import build_imagenet_model
@@ -100,8 +100,7 @@ def openvino_by_hand(subject: Subject, images: np.ndarray, compute: Compute) -> 
 def onnxruntime_by_hand(subject: Subject, images: np.ndarray, compute: Compute) -> Side:
     """As ONNX Runtime's documentation writes it: a session, and a feed by name."""
     check_installed("onnxruntime", "tf2onnx")
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()  # as written there, but for its telemetry
     folder = tempfile.TemporaryDirectory()
     path = str(pathlib.Path(folder.name, "model.onnx"))
     subject.model.export(path, format="onnx", verbose=False)

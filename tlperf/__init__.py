@@ -29,7 +29,8 @@ _EXPORTS = {
     "inspect": ("tlperf.dataset.inspect", "inspect_dataset"),
     "train": ("tlperf.training.loop", "train_backbone"),
     "evaluate": ("tlperf.evaluation.evaluate", "evaluate_backbone"),
-    "latency": ("tlperf.latency.measure", "measure_backbone"),
+    # Not `latency`: that is the room, once it is imported.
+    "measure_latency": ("tlperf.job.run", "latency_job"),
     "predict": ("tlperf.job.predict", "predict_job"),
     "export": ("tlperf.job.deploy", "export_job"),
     "report": ("tlperf.reporting.report", "write_report"),
