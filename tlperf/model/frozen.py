@@ -22,6 +22,7 @@ from tlperf.core.batch import Batch, FeatureBatch
 from tlperf.core.choices import Augment
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier
+from tlperf.model.folding import fold_depthwise
 from tlperf.model.preprocess import build_device_half
 from tlperf.reference.backbones import Normalisation
 
@@ -189,8 +190,10 @@ def apply_constant(model: keras.Model, *inputs: tf.Tensor) -> list[Any]:
     """
     groups = (model.trainable_variables, model.non_trainable_variables)
     with tf.init_scope():  # read now, not in the graph
+        folded = fold_depthwise(model)
         arrays = [
-            [keras.ops.convert_to_numpy(one) for one in group] for group in groups
+            [keras.ops.convert_to_numpy(folded.get(id(one), one)) for one in group]
+            for group in groups
         ]
     values = [[tf.constant(array) for array in group] for group in arrays]
     return [model.stateless_call(*values, x, training=False)[0] for x in inputs]
