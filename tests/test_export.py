@@ -381,6 +381,24 @@ def test_an_export_replaces_no_file_of_somebody_else(tiny_workdir, tmp_path):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("tiny.keras.json", ExportFormat.KERAS),
+        ("tiny.bin", ExportFormat.OPENVINO),
+        ("tiny.xml.json", ExportFormat.OPENVINO),
+    ],
+)
+def test_nor_what_would_stand_beside_it(tiny_workdir, tmp_path, name, kind):
+    skip_unless_installed(kind)
+    (tmp_path / name).write_text('{"mine": true}')
+    with pytest.raises(TlperfError, match=f"other_files: .*{name}") as error:
+        export_tiny(tiny_workdir, tmp_path, formats=(kind,))
+    assert error.value.code == ExitCode.EXISTS
+    assert [one.name for one in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == '{"mine": true}'
+
+
 def test_what_a_killed_export_left_is_cleared(tiny_workdir, tmp_path):
     left = tmp_path / ".partial-7-tiny.keras"
     other = tmp_path / ".partial-7-other.keras"

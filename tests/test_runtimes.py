@@ -1,19 +1,39 @@
 """Networks in each runtime compute what Keras does; nobody is told of it."""
 
+import dataclasses
 import importlib.util
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.promises import environment
 from tests.tiny import tiny_net
-from tlperf.core.choices import Runtime
+from tlperf.core.choices import ExportFormat, Runtime
+from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.machine import memory_limit_bytes
+from tlperf.core.recipe import PixelRecipe
+from tlperf.evaluation.samples import read_sample_images
+from tlperf.latency import export
+from tlperf.latency.export import export_network, onnx_memory_bytes
+from tlperf.latency.parity import PARITY_LIMIT, centred_logits, relative_difference
 from tlperf.latency.runtimes import RUNTIMES
+from tlperf.latency.sessions import (
+    Cuda,
+    import_onnxruntime,
+    import_openvino,
+    open_onnx,
+    open_openvino,
+)
+from tlperf.model.build import build_imagenet_model
 from tlperf.model.deploy import with_preprocessing
+from tlperf.model.preprocess import normalise
+from tlperf.model.variety import spread_outputs
 from tlperf.reference.backbones import (
+    BACKBONES,
     CAFFE_MODE,
     PAPER_MODE,
     RAW_PIXELS,
@@ -21,6 +41,7 @@ from tlperf.reference.backbones import (
     TORCH_MODE,
 )
 
+PARITY_IMAGES = 4
 _PACKAGES = {
     Runtime.TF: (),
     Runtime.ONNXRUNTIME: ("onnxruntime", "tf2onnx"),
@@ -68,8 +89,6 @@ def test_a_runtime_computes_what_keras_does(two_cpus, runtime, normalisation):
 )
 def test_preprocessing_inside_is_that_of_training(normalisation):
     """All pixel values, through a network that gives what it is given."""
-    from tlperf.model.preprocess import normalise
-
     inputs = tf.keras.Input((16, 16, 3))
     same = tf.keras.Model(inputs, tf.keras.layers.Identity()(inputs), name="same")
     images = np.arange(256 * 3, dtype=np.uint8).reshape(1, 16, 16, 3)
@@ -107,3 +126,82 @@ def test_nobody_is_told_of_what_is_done(runtime, tmp_path):
     assert done.returncode == 0, done.stderr
     names = {path.name.lower() for path in tmp_path.rglob("*")}
     assert not names & {"intel", "microsoft"}
+
+
+def test_onnxruntime_without_cuda_does_not_take_the_cpu_for_a_gpu(tmp_path):
+    skip_unless_installed(Runtime.ONNXRUNTIME)
+    onnxruntime = import_onnxruntime()
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    with pytest.raises(TlperfError, match="built without CUDA") as caught:
+        open_onnx(tmp_path / "any.onnx", cuda=Cuda(0, tf32=True))
+    assert caught.value.code == ExitCode.UNAVAILABLE
+
+
+def test_openvino_does_not_take_the_cpu_for_a_gpu(two_cpus):
+    gpu = dataclasses.replace(two_cpus, kind="GPU", texts=("Tesla T4",))
+    with pytest.raises(TlperfError, match="on the CPU, and Tesla T4") as caught:
+        RUNTIMES[Runtime.OPENVINO](tiny_net(), (1, 32, 32, 3), gpu)
+    assert caught.value.code == ExitCode.CONFIG
+
+
+def test_a_model_of_openvino_has_no_outputs_that_the_network_has_not(tmp_path):
+    """Keras' exporter gives it one of each swish."""
+    skip_unless_installed(Runtime.OPENVINO)
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.Conv2D(4, 3, activation="swish")(inputs)
+    x = keras.layers.Conv2D(4, 3, activation="swish")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    network = keras.Model(inputs, keras.layers.Dense(2, activation="softmax")(x))
+    by_hand, path = tmp_path / "hand.xml", tmp_path / "network.xml"
+    openvino = import_openvino()
+    network.export(str(by_hand), format="openvino", verbose=False)
+    export_network(network, path, ExportFormat.OPENVINO)
+    core = openvino.Core()
+    outputs = [len(core.read_model(one).outputs) for one in (by_hand, path)]
+    assert outputs == [3, 1]
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
+    found = open_openvino(path).infer({0: images})[0]
+    np.testing.assert_allclose(found, network(images), atol=1e-6)
+
+
+@pytest.mark.parametrize("limit", [1 << 30, 1 << 40])
+def test_an_export_that_the_system_would_kill_is_refused(tmp_path, monkeypatch, limit):
+    """Which takes minutes, and with it whatever else the memory would have held."""
+    skip_unless_installed(Runtime.ONNXRUNTIME)
+    monkeypatch.setattr(export, "memory_limit_bytes", lambda: limit)
+    path = tmp_path / "tiny.onnx"
+    network = tiny_net(input_shape=(32, 32, 3), classes=2)
+    if limit > 1 << 30:
+        export_network(network, path, ExportFormat.ONNX)
+        assert path.exists()
+        return
+    with pytest.raises(TlperfError, match=r"as ONNX takes about 1\.0 GiB") as caught:
+        export_network(network, path, ExportFormat.ONNX)
+    assert caught.value.code == ExitCode.CONFIG
+    assert not path.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spec", BACKBONES, ids=lambda spec: spec.name)
+def test_each_backbone_is_the_same_network_in_each_runtime(spec, two_cpus):
+    """The 1000-class one on photos, with random weights and the photos' statistics:
+    logits within 1e-4 of the largest."""
+    network = build_imagenet_model(spec)
+    recipe = PixelRecipe(spec.native_size)
+    pixels = read_sample_images(recipe, count=PARITY_IMAGES)
+    images = normalise(tf.constant(pixels), spec.normalisation).numpy()
+    spread_outputs(network, images)
+    expected = network(images, training=False).numpy()
+    # Photos that it tells apart.
+    assert np.ptp(centred_logits(expected), axis=0).max() > 0.1
+    for runtime in Runtime:
+        skip_unless_installed(runtime)
+        needed = onnx_memory_bytes(network)
+        if runtime is Runtime.ONNXRUNTIME and needed > memory_limit_bytes():
+            print(f"{spec.name} in {runtime}: not here, it takes {needed} bytes")
+            continue
+        loaded = RUNTIMES[runtime](network, images.shape, two_cpus)
+        difference = relative_difference(loaded.run(images), expected)
+        print(f"{spec.name} in {runtime}: {difference:.1e} of the largest logit")
+        assert difference <= PARITY_LIMIT

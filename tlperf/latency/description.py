@@ -151,6 +151,13 @@ def find_format(path: pathlib.Path) -> ExportFormat:
     )
 
 
+def top_names(path: pathlib.Path, kind: ExportFormat) -> tuple[str, ...]:
+    """Names of an exported network's files in its folder; a SavedModel is a folder."""
+    if kind is ExportFormat.OPENVINO:
+        return path.name, path.with_suffix(_OPENVINO_WEIGHTS).name
+    return (path.name,)
+
+
 def list_files(path: pathlib.Path, kind: ExportFormat) -> dict[str, pathlib.Path]:
     """The files of an exported network by name, relative to the folder it is in."""
     found = [path]

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import keras
@@ -27,6 +27,7 @@ from tlperf.latency.description import (
     description_path,
     hash_files,
     list_files,
+    top_names,
 )
 from tlperf.latency.export import export_network
 from tlperf.latency.exported import first_line, open_exported
@@ -54,16 +55,30 @@ class ParityCheck:
     limit: float = PARITY_LIMIT
 
 
-def check_target(path: pathlib.Path) -> None:
+def check_target(path: pathlib.Path, kind: ExportFormat) -> None:
     """Refuses to replace what tlperf did not export (exit code 73)."""
-    if path.exists() and not description_path(path).exists():
-        raise TlperfError(
-            ExitCode.EXISTS,
-            "other_files",
-            path=path,
-            found="is there without the .json of an export: it is not tlperf's",
-            remedy="give another --out, or remove it",
-        )
+    beside = description_path(path)
+    own = {name.partition("/")[0] for name in _described_files(beside)}
+    own |= {beside.name} if own else set()
+    for name in {beside.name, *top_names(path, kind)} - own:
+        if (there := path.with_name(name)).exists():
+            raise TlperfError(
+                ExitCode.EXISTS,
+                "other_files",
+                path=there,
+                found=f"is there, and {beside.name} does not say that tlperf wrote it",
+                remedy="give another --out, or remove it",
+            )
+
+
+def _described_files(beside: pathlib.Path) -> Collection[str]:
+    """Names of the files of an earlier export; none where there is none."""
+    if not beside.exists():
+        return ()
+    try:
+        return Description.from_dict(files.read_json(beside)).files
+    except (KeyError, TypeError, ValueError, TlperfError):
+        return ()
 
 
 def clear_partials(path: pathlib.Path) -> None:
@@ -99,7 +114,7 @@ def export_checked(
             there, 74 where the system refuses a write, 76 where outputs differ, 78
             where the exporter cannot write this network.
     """
-    check_target(path)
+    check_target(path, kind)
     with files.staging_folder(path) as staging:
         made = staging / path.name
         with _naming_failures(network, kind):

@@ -10,7 +10,7 @@ runtimes load what Keras' own exporters write.
 """
 
 import dataclasses
-import importlib.metadata
+import functools
 import pathlib
 import tempfile
 import time
@@ -22,13 +22,14 @@ import numpy as np
 import tensorflow as tf
 
 from tlperf.core.choices import ExportFormat, Runtime
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.device.setup import Compute
 from tlperf.latency.description import ENDINGS
 from tlperf.latency.export import export_network
 from tlperf.latency.sessions import (
+    Cuda,
     import_onnxruntime,
     import_openvino,
-    is_on_gpu,
     open_onnx,
     open_openvino,
 )
@@ -100,16 +101,15 @@ def load_onnxruntime(
 ) -> Loaded:
     """An inference session on the first device."""
     onnxruntime = import_onnxruntime()
-
-    def load(path: pathlib.Path) -> Any:
-        return open_onnx(path, on_gpu=compute.kind == "GPU")
-
-    session, prepare_secs = _export_and_load(network, ExportFormat.ONNX, shape, load)
+    cuda = _find_cuda(compute)
+    session, prepare_secs = _export_and_load(
+        network, ExportFormat.ONNX, shape, functools.partial(open_onnx, cuda=cuda)
+    )
     (name,) = [one.name for one in session.get_inputs()]
-    where = "cuda" if is_on_gpu(session) else "cpu"
+    where = ("cpu", 0) if cuda is None else ("cuda", cuda.number)
 
     def place(images: np.ndarray) -> Any:
-        return onnxruntime.OrtValue.ortvalue_from_numpy(images, where)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(images, *where)
 
     def run(placed: Any) -> np.ndarray:
         if isinstance(placed, np.ndarray):
@@ -117,15 +117,34 @@ def load_onnxruntime(
         (output,) = session.run_with_ort_values(None, {name: placed})
         return output.numpy()
 
-    version = importlib.metadata.version("onnxruntime")
+    version = onnxruntime.__version__
     return Loaded(place, run, lambda: 1, prepare_secs, version)
+
+
+def _find_cuda(compute: Compute) -> Cuda | None:
+    """The first device as CUDA numbers it: TensorFlow numbers those it may use."""
+    if compute.kind == "CPU":
+        return None
+    device, *_ = tf.config.get_visible_devices("GPU")
+    number = int(device.name.rpartition(":")[2])
+    return Cuda(number, tf.config.experimental.tensor_float_32_execution_enabled())
 
 
 def load_openvino(
     network: keras.Model, shape: Sequence[int], compute: Compute
 ) -> Loaded:
-    """A request of a compiled model."""
-    del compute  # its devices are CPUs and Intel's GPUs; the CPU is taken
+    """A request of a compiled model, on the CPU.
+
+    Raises:
+        TlperfError: 78 where a GPU is to be timed.
+    """
+    if compute.kind != "CPU":
+        raise TlperfError(
+            ExitCode.CONFIG,
+            "openvino_device",
+            found=f"OpenVINO computes on the CPU, and {compute.texts[0]} is in use",
+            remedy="add --devices=cpu",
+        )
     openvino = import_openvino()
     request, prepare_secs = _export_and_load(
         network, ExportFormat.OPENVINO, shape, open_openvino
