@@ -266,7 +266,7 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
     ("raised", "code", "text"),
     [
         (SettingsError("x is 1", "give 2"), 64, "x is 1; give 2"),
-        (MemoryError(), 71, "smaller --batch_size"),
+        (MemoryError(), 71, "smaller batch (--batch_size"),
         (FileNotFoundError(2, "No such file", "/a/b"), 74, "/a/b: No such file"),
         (RuntimeError("boom\nline two"), 70, "RuntimeError: boom; please report"),
         (TlperfError(ExitCode.RETRY, "r", found="f", remedy="m"), 75, "r: f; m"),

@@ -12,6 +12,7 @@ import pytest
 
 from tests.timings import make_trial
 from tlperf.core import files
+from tlperf.core.choices import Protocol, Sweep
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.results import read_results
 from tlperf.core.settings import LatencyConfig, RunConfig
@@ -65,8 +66,9 @@ def test_each_process_is_a_fresh_one_and_a_stop_loses_no_finished_one(tmp_path):
 class Children:
     """Stands for the processes: of batches up to `fits` a trial is written."""
 
-    def __init__(self, fits=10**9, code=0):
+    def __init__(self, fits=10**9, code=0, fails=None):
         self.fits, self.code, self.cells = fits, code, []
+        self.fails = fails or (lambda cell, process: 0)
 
     def __call__(self):
         return self
@@ -76,8 +78,8 @@ class Children:
         _, cell_path, out, process = arguments
         cell = Cell.from_dict(files.read_json(pathlib.Path(cell_path)))
         self.cells.append(cell)
-        if self.code:
-            return self.code
+        if code := self.code or self.fails(cell, int(process)):
+            return code
         if cell.batch_size > self.fits:
             return int(ExitCode.MEMORY)
         trial = make_trial(process=int(process))
@@ -149,6 +151,70 @@ def test_a_sweep_over_batches_ends_with_the_largest_that_fits(tmp_path, monkeypa
     assert sizes == [1, 2, 4, 8, 16]
     assert max(cell.batch_size for cell in children.cells) == 32  # 64 was not tried
     outcome.raise_failure()  # it found what it looked for
+
+
+def test_a_sweep_in_which_nothing_fits_is_a_failure(tmp_path, monkeypatch):
+    """Another job has the memory."""
+    config = config_of(tmp_path, sweep=(Sweep.BATCH_SIZE,), processes=2)
+    outcome = time_with(monkeypatch, Children(fits=0), config)
+    assert outcome.rows == {}
+    assert set(outcome.failures.values()) == {ExitCode.MEMORY}
+    with pytest.raises(TlperfError, match=r"batch 1, auto \(exit 71\)"):
+        outcome.raise_failure()
+
+
+def test_memory_that_ends_late_in_a_sweep_is_a_failure(tmp_path, monkeypatch):
+    """One batch fitted before: the others' rows are there, its own trials are kept."""
+
+    def fails(cell, process):
+        is_one = (cell.backbone, cell.protocol, cell.batch_size) == (
+            *("vgg16", "compiled", 4),
+        )
+        return ExitCode.MEMORY if is_one and process == 1 else 0
+
+    config = config_of(tmp_path, sweep=(Sweep.BATCH_SIZE,), processes=2)
+    outcome = time_with(monkeypatch, Children(fits=8, fails=fails), config)
+    sizes = [
+        row["batch_size"]
+        for row in outcome.rows["vgg16"]
+        if row["protocol"] == "compiled"
+    ]
+    assert sizes == [1, 2, 8]
+    assert list(outcome.failures.values()) == [ExitCode.MEMORY]
+    assert len([*(tmp_path / "trials").glob("*.json")]) == 1
+
+
+def resumed(config):
+    training = dataclasses.replace(config.training, resume=True)
+    return dataclasses.replace(config, training=training)
+
+
+def test_what_failed_is_all_that_is_measured_again(tmp_path, monkeypatch):
+    def fails(cell, process):
+        return 70 if (cell.backbone, process) == ("xception", 4) else 0
+
+    config = config_of(tmp_path, protocols=(Protocol.COMPILED,))
+    first = time_with(monkeypatch, Children(fails=fails), config)
+    assert list(first.rows) == ["vgg16"]
+    again = Children()
+    outcome = time_with(monkeypatch, again, resumed(config))
+    # VGG16's row is written: it is anew; of Xception one process was missing.
+    assert [cell.backbone for cell in again.cells].count("xception") == 1
+    assert [row["processes"] for row in outcome.rows["xception"]] == [5]
+    assert not [*(tmp_path / "trials").glob("*.json")]
+
+
+def test_trials_of_another_machine_are_measured_again(tmp_path, monkeypatch):
+    def fails(cell, process):
+        return 70 if process == 4 else 0
+
+    config = config_of(tmp_path, protocols=(Protocol.COMPILED,))
+    time_with(monkeypatch, Children(fails=fails), config)
+    facts = {"gpus": ["Tesla V100"], "gpu_driver": "Example driver 1.0"}
+    monkeypatch.setattr(timing, "gpu_facts", lambda: facts)
+    again = Children()
+    time_with(monkeypatch, again, resumed(config))
+    assert len(again.cells) == 10  # both backbones, all five processes
 
 
 def test_a_cell_that_fails_ends_no_other(tmp_path, monkeypatch):

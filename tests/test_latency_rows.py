@@ -11,6 +11,7 @@ from tlperf.core.settings import DeviceConfig, LatencyConfig
 from tlperf.core.trials import find_drift, is_memoising
 from tlperf.latency.cells import Cell, plan_cells
 from tlperf.reference.backbones import VGG16
+from tlperf.reporting.terminal import render_latency
 
 
 def test_a_row_has_the_contracts_keys_and_every_sample():
@@ -72,6 +73,15 @@ def test_the_published_figure_breaks_its_devices_limit():
         ([make_trial([0.12] * 20 + [0.1] * 40)] * 5, "took 0.83 of the first"),
         ([make_trial(load={"others_cores": 100.0})] * 5, "other programs used 100"),
         ([make_trial(load={"stolen_cores": 100.0})] * 5, "host gave others 100"),
+        ([make_trial(load={"gpu_busy": 0.4})] * 5, "GPU was busy for 40% of the mom"),
+        (
+            [*[make_trial()] * 4, make_trial(device_text="another")],
+            "its processes had unlike device text",
+        ),
+        (
+            [*[make_trial()] * 4, make_trial(runtime_version="2.20.0")],
+            "its processes had unlike runtime version",
+        ),
         ([make_trial()] * 4 + [make_trial(retraces=1)], "traced 1 times while"),
         (
             [make_trial()] * 4 + [make_trial(checks={"difference": 0.01})],
@@ -226,3 +236,34 @@ def test_inference_is_one_devices_and_training_all_of_them():
     assert make_cell().device_config(device).strategy == "one"
     training = make_cell(protocol=Protocol.TRAIN_STEP)
     assert training.device_config(device).strategy == "auto"
+
+
+@pytest.mark.parametrize(
+    ("devices", "runtime", "expected"),
+    [
+        ("auto", Runtime.OPENVINO, "cpu"),
+        ("auto", Runtime.ONNXRUNTIME, "auto"),
+        ("auto", Runtime.TF, "auto"),
+        ("gpu:1", Runtime.OPENVINO, "gpu:1"),  # refused there, with a line
+    ],
+)
+def test_openvino_takes_the_cpu_where_nothing_else_is_asked_for(
+    devices, runtime, expected
+):
+    cell = make_cell(runtime=runtime)
+    assert cell.device_config(DeviceConfig(devices=devices)).devices == expected
+
+
+def test_the_terminal_tells_a_rule_once_however_many_rows_break_it():
+    rows = [
+        make_row(
+            *[make_trial([0.1 * number] * 60) for number in range(first, first + 5)]
+        )
+        for first in (1, 2)
+    ]
+    rows.append(make_row(*[make_trial(retraces=2)] * 5))
+    text = render_latency({"runs": rows})
+    assert [line for line in text.splitlines() if line.startswith("INVALID")] == [
+        "INVALID: the processes' medians lie 67% around their middle (and 1 alike)",
+        "INVALID: traced 10 times while it was timed",
+    ]

@@ -112,17 +112,20 @@ def test_a_planted_sleep_is_in_every_sample():
     assert min(repeat(slow)(5, float("inf"), drop)) >= 0.02
 
 
-def test_a_tenth_of_the_outputs_is_kept_and_the_first_of_them():
-    keeper = Keeper(0)
-    for number in range(100):
-        keeper.offer(np.array([number]))
-    kept = [int(output[0]) for output in keeper.outputs]
-    assert kept[0] == 0
-    assert 5 <= len(kept) <= 20
-    again = Keeper(0)
-    for number in range(100):
-        again.offer(np.array([number]))
-    assert [int(output[0]) for output in again.outputs] == kept
+@pytest.mark.parametrize("count", [1, 20, 21, 2000])
+def test_outputs_that_are_kept_are_of_any_step(count):
+    """Each as likely as another: over many choices, each third has its third."""
+    thirds = np.zeros(3)
+    for seed in range(200):
+        keeper = Keeper(seed)
+        for number in range(count):
+            keeper.offer(np.array([number]))
+        kept = {int(output[0]) for output in keeper.outputs}
+        assert len(kept) == len(keeper.outputs) == min(count, 20)
+        for number in kept:
+            thirds[3 * number // count] += 1
+    if count == 2000:
+        assert np.ptp(thirds / thirds.sum()) < 0.05
 
 
 def test_kept_outputs_are_copies():

@@ -121,13 +121,14 @@ def test_an_exported_file_predicts_the_same(tiny_workdir, exported, image_files,
         {"decode": "fast"},
     ],
 )
-def image_files_become_the_pixels_that_training_had(stored, two_cpus, tmp_path):
+def test_image_files_become_the_pixels_that_training_had(stored, two_cpus, tmp_path):
     """From the files that were sharded, turned ones among them: no pixel is another."""
     source = make_folder(tmp_path / "pets", {"cats": 10, "dogs": 10})
     for number in range(2, 9):
         name = f"{number:03d}.jpg"
         data = image_bytes(number, size=(90, 70), exif=exif_bytes(number))
         (source / "cats" / name).write_bytes(data)
+    stored = dict(stored)
     decode = stored.pop("decode", "exact")
     plain = {**dataclasses.asdict(DataConfig(source=str(source), workers=1)), **stored}
     data_dir = tmp_path / "data"
@@ -616,3 +617,18 @@ def test_it_goes_on_under_the_settings_of_the_workdir(tmp_path):
     found = resolve_config("predict", values)
     assert (found.data.max_pixels, found.data.min_side) == (DataConfig.max_pixels, 3)
     assert found.input.batch_size == 5
+
+
+def test_a_csv_that_cannot_be_written_is_told_before_the_work(
+    exported, image_files, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("no folder")
+    model = f"--model={exported / 'tiny.keras'}"
+    table = tmp_path / "file" / "out.csv"
+    code = run_predict(
+        f"--images={image_files}", model, "--trust_model", f"--csv={table}"
+    )
+    assert code == ExitCode.IO
+    out, err = capsys.readouterr()
+    assert "tlperf predict: E74 io_error: " in err
+    assert out == ""

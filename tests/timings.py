@@ -27,11 +27,12 @@ def make_cell(**changes):
 
 def make_trial(samples=(0.1,) * 60, *, checks=None, load=None, **changes):
     """A process' measurement of it, good but for what is changed."""
-    facts = {"kind": "CPU", "precision": "float32", "xla": False, "tf32": True}
+    facts = {"kind": "CPU", "precision": "float32", "xla": False, "tf32": False}
     good: dict[str, Any] = {
         "outputs": 6,
         "difference": 1e-6,
         "tolerance": 1e-3,
+        "variety": 0.5,
         "top1_changes": 0,
     }
     good["repeat_ratios"] = [1.0, 0.99, 1.01, 1.0, 0.98]
@@ -47,7 +48,13 @@ def make_trial(samples=(0.1,) * 60, *, checks=None, load=None, **changes):
         "measured_secs": 9.0,
         "traces": 1,
         "retraces": 0,
-        "load": {"others_cores": 0.0, "stolen_cores": 0.0, **(load or {})},
+        "load": {
+            "others_cores": 0.0,
+            "stolen_cores": 0.0,
+            "gpu_busy": None,
+            **(load or {}),
+        },
+        "machine": {"cpu": "a CPU", "gpu_driver": None},
         "process_peak_memory_bytes": 10**9,
         "device_peak_memory_bytes": None,
         "device": {**facts, "text": "two CPUs"},

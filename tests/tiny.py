@@ -140,20 +140,10 @@ def train_and_evaluate(
 
 def take_statistics(trainer: Any, batch: Any) -> None:
     """Gives BatchNormalization the batch's statistics, as trained weights have those of
-    their images. Random weights in inference mode shrink or blow up every layer's
-    values, which says nothing of a precision."""
-    norms = [
-        layer
-        for layer in trainer.classifier.whole.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    before = [(layer.momentum, layer.trainable) for layer in norms]
-    for layer in norms:
-        layer.momentum, layer.trainable = 0.0, True
+    their images."""
+    from tlperf.model import variety
     from tlperf.model.preprocess import normalise
 
     dtype = keras.dtype_policies.get(trainer.compute.precision).compute_dtype
     image = normalise(batch.image, trainer._normalisation, dtype=dtype)
-    trainer.classifier.whole(image, training=True)
-    for layer, (momentum, trainable) in zip(norms, before, strict=True):
-        layer.momentum, layer.trainable = momentum, trainable
+    variety.take_statistics(trainer.classifier.whole, image)

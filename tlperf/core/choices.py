@@ -178,6 +178,32 @@ class Protocol(enum.StrEnum):
     TRAIN_STEP = "train_step"  # a step of the fine-tuning, images on the device
 
 
+# What one sample times, as rows say it.
+PROTOCOL_TEXTS = {
+    Protocol.KERAS_PREDICT: (
+        "one batch inside model.predict over a tf.data.Dataset that repeats a "
+        "preprocessed float32 batch from host memory; a repetition is a predict call, "
+        "whose set-up its first step carries; the clock stops when the batch's result "
+        "is a NumPy array"
+    ),
+    Protocol.COMPILED: (
+        "one call of the runtime on a preprocessed float32 batch that the device holds "
+        "already; the clock stops when the result is a NumPy array"
+    ),
+    Protocol.TRANSFER: (
+        "one call of the runtime on a uint8 batch in host memory: copied to the "
+        "device, preprocessed there, forward; the clock stops when the result is a "
+        "NumPy array"
+    ),
+    Protocol.STREAM: "as transfer, a single image at a time",
+    Protocol.TRAIN_STEP: (
+        "one step of the fine-tuning on a uint8 batch that the device holds already: "
+        "preprocessing, the frozen part forward, the active part forward and backward, "
+        "the update; the clock stops when the loss is a NumPy array"
+    ),
+}
+
+
 class Runtime(enum.StrEnum):
     """What computes a timed step."""
 

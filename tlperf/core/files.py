@@ -19,6 +19,7 @@ import os
 import pathlib
 import re
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, Self
@@ -56,6 +57,15 @@ def _io_remedy(number: int | None) -> str:
     if number == errno.EMFILE:
         return "raise ulimit -n, or shard with a larger --shard_bytes"
     return "check the path and its permissions"
+
+
+def check_writable(folder: pathlib.Path) -> None:
+    """Raises TlperfError 74 where no file can be made in a folder, which is made where
+    there is none."""
+    with io_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextlib.contextmanager

@@ -4,14 +4,17 @@ before = read_load()
 ...
 load = load_between(before, read_load())
 load.others_cores   # 0.1: a tenth of a core
+read_gpu_busy(0)    # 0.3: before this process uses it; None where it cannot be told
 """
 
 import dataclasses
 import os
 import pathlib
+import subprocess
 import time
 
 _USER, _SYSTEM, _STEAL = (0, 1), (2, 5, 6), 7
+_SMI_SECS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +23,7 @@ class LoadReading:
 
     Attributes:
         clock_secs: monotonic time.
-        busy_secs: of all processes on all cores.
+        busy_secs: of all processes on the cores that this one may run on.
         own_secs: of this process and its children that ended.
         stolen_secs: that the host of a virtual machine gave to others.
     """
@@ -51,17 +54,23 @@ def read_load(root: pathlib.Path = pathlib.Path("/")) -> LoadReading | None:
         root: where `proc` is.
     """
     try:
-        first, *_ = (root / "proc/stat").read_text().splitlines()
+        lines = (root / "proc/stat").read_text().splitlines()
     except OSError:
         return None
-    ticks = [int(word) for word in first.split()[1:]]
+    usable = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    columns = [line.split() for line in lines]
+    cores = [
+        [int(word) for word in words] for name, *words in columns if name in usable
+    ]
+    # Kernels before 2.6.11 had no stolen time.
+    ticks = [sum(column) for column in zip(*cores, strict=True)] + [0] * 8
     per_sec = os.sysconf("SC_CLK_TCK")
     own = os.times()
     return LoadReading(
         clock_secs=time.monotonic(),
         busy_secs=sum(ticks[place] for place in (*_USER, *_SYSTEM)) / per_sec,
         own_secs=own.user + own.system + own.children_user + own.children_system,
-        stolen_secs=ticks[_STEAL] / per_sec if len(ticks) > _STEAL else 0.0,
+        stolen_secs=ticks[_STEAL] / per_sec,
     )
 
 
@@ -73,3 +82,27 @@ def load_between(before: LoadReading, after: LoadReading) -> Load:
     stolen = after.stolen_secs - before.stolen_secs
     # The counters tick: a little less than nothing is nothing.
     return Load(max(0.0, busy - own) / secs, stolen / secs)
+
+
+def read_gpu_busy(number: int) -> float | None:
+    """Share of the last moment, 0 to 1, in which an NVIDIA GPU computed, whoever used
+    it; None where nvidia-smi does not tell.
+
+    Args:
+        number: among the GPUs that CUDA shows this process.
+    """
+    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name.strip() for name in shown.split(",")] if shown else []
+    name = names[number] if number < len(names) else str(number)
+    command = ["nvidia-smi", f"--id={name}", "--query-gpu=utilization.gpu"]
+    try:
+        done = subprocess.run(
+            [*command, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=_SMI_SECS,
+        )
+        return int(done.stdout) / 100
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None

@@ -4,6 +4,7 @@ machine_facts()  # {"platform": ..., "cpu": ..., "cores": 2, "versions": {...}}
 """
 
 import importlib.metadata
+import json
 import os
 import pathlib
 import platform
@@ -102,12 +103,12 @@ def peak_memory_bytes() -> int:
 
 def code_facts() -> dict[str, Any]:
     """Which tlperf this is: its version, and of a git checkout the commit and whether
-    files were changed since; of an installed package both are None."""
+    files were changed since; of a release from a package index both are None."""
     root = pathlib.Path(__file__).parents[2]
     facts: dict[str, Any] = {"version": package_versions()["tlperf"]}
     facts |= {"commit": None, "changed": None}
     if not (root / ".git").exists():
-        return facts
+        return {**facts, **_installed_from()}
 
     def git(*words: str) -> str:
         done = subprocess.run(
@@ -122,6 +123,21 @@ def code_facts() -> dict[str, Any]:
         return {**facts, "commit": "unknown", "changed": True}  # it cannot be told
     facts["changed"] = bool(changes)
     return facts
+
+
+def _installed_from() -> dict[str, Any]:
+    """Commit and changes of an installed package: pip writes down where one came from
+    that is no index's (PEP 610)."""
+    try:
+        text = importlib.metadata.distribution("tlperf").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        return {"commit": "unknown", "changed": True}
+    origin = json.loads(text) if text else None
+    if origin is None:
+        return {}
+    commit = origin.get("vcs_info", {}).get("commit_id")
+    # Of a folder it cannot be told what was changed in it.
+    return {"commit": commit or "unknown", "changed": commit is None}
 
 
 def gpu_facts(root: pathlib.Path = pathlib.Path("/")) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def resolve_config(command: str, values: dict[str, Any]) -> RunConfig:
             values[name] = value
     stored = _workdir_config(command, values)
     if stored is not None and command in _CONTINUING:
-        return _continued(stored, command, values)
+        return _continued(stored, command, values, preset)
     data_dir = values.get("data_dir") or (stored.data_dir if stored else "")
     return RunConfig(
         workdir=values["workdir"],
@@ -89,13 +89,17 @@ def _workdir_config(command: str, values: dict[str, Any]) -> RunConfig | None:
     return RunConfig.from_dict(files.read_json(path))
 
 
-def _continued(stored: RunConfig, command: str, values: dict[str, Any]) -> RunConfig:
+def _continued(
+    stored: RunConfig, command: str, values: dict[str, Any], preset: Preset
+) -> RunConfig:
     """The stored settings with the flags that were given, and this command's own."""
     given = {name: values[name] for name in values["given"] if name in values}
     device = {**dataclasses.asdict(stored.device), **given}
     inputs = {**dataclasses.asdict(stored.input), **given}
     return dataclasses.replace(
         stored,
+        # What a step takes does not depend on how the network was trained.
+        preset=preset if command == "latency" else stored.preset,
         workdir=values["workdir"],
         data_dir=given.get("data_dir", stored.data_dir),
         backbones=given.get("backbones", stored.backbones),

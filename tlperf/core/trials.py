@@ -14,8 +14,9 @@ INVALID, which beats any number in it, where
 - it has fewer than 10 samples, or comes from fewer than 5 processes;
 - the half-width of the interval is more than 10 % of its middle;
 - the last third of the samples differs from the first by more than 10 %;
-- other programs used more than a tenth of the machine meanwhile, or the host of a
-  virtual machine gave as much of it to others;
+- other programs used more than a tenth of the cores meanwhile, or of the GPU just
+  before, or the host of a virtual machine gave as much of it to others;
+- its processes ran on unlike machines, devices, versions or code;
 - the network was traced again while it was timed;
 - outputs of timed steps are not those of an untimed run;
 - a step on images that it has seen is faster than one on new images.
@@ -27,6 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tlperf.core.choices import Precision
+from tlperf.core.files import to_json
 from tlperf.core.statistics import (
     median,
     percentile_interval,
@@ -43,14 +45,16 @@ MOST_DRIFT = 0.1
 MOST_LOAD = 0.1  # of the cores
 # A step on the same images by one on new ones.
 LEAST_REPEAT_RATIO = 0.9
-# Largest difference of an output from Keras' own call, as a share of the largest
-# output: rounding of other kernels in another order, not another result.
+# Largest difference of a logit from Keras' own call, as a share of the largest one:
+# rounding of other kernels in another order, not another result.
 TOLERANCES = {
     Precision.FLOAT32: 1e-3,
     Precision.MIXED_FLOAT16: 0.05,
     Precision.MIXED_BFLOAT16: 0.2,
 }
 _PERCENTILES = (50, 90, 95, 99)
+# Of a trial: where and by what it was measured.
+PLACES = ("machine", "device", "device_text", "runtime_version", "code")
 
 Trial = Mapping[str, Any]
 
@@ -158,9 +162,15 @@ def find_faults(trials: Sequence[Trial], *, cores: int) -> Iterator[str]:
     if drift is not None and not 1 - MOST_DRIFT <= drift <= 1 + MOST_DRIFT:
         yield f"the last steps took {drift:.2f} of the first steps' time"
     yield from _load_faults(trials, cores)
+    if unlike := [name for name in PLACES if len(_distinct(trials, name)) > 1]:
+        yield f"its processes had unlike {', '.join(unlike)}".replace("_", " ")
     if retraces := sum(trial["retraces"] for trial in trials):
         yield f"traced {retraces} times while it was timed"
     yield from _work_faults([trial["checks"] for trial in trials if trial["checks"]])
+
+
+def _distinct(trials: Sequence[Trial], name: str) -> set[str]:
+    return {to_json(trial[name]) for trial in trials}
 
 
 def find_drift(samples: Sequence[Sequence[float]]) -> float | None:
@@ -184,6 +194,9 @@ def _load_faults(trials: Sequence[Trial], cores: int) -> Iterator[str]:
         used = median([load[key] for load in loads]) or 0.0
         if used > MOST_LOAD * cores:
             yield f"{text} {used:.1f} of {cores} cores"
+    busy = median([load["gpu_busy"] for load in loads if load["gpu_busy"] is not None])
+    if busy is not None and busy > MOST_LOAD:
+        yield f"the GPU was busy for {busy:.0%} of the moment before"
 
 
 def _work_faults(checks: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -23,8 +23,10 @@ from tlperf.device.workers import join_strategy
 
 # There where the driver is loaded.
 _NVIDIA_DRIVER = pathlib.Path("/proc/driver/nvidia")
-# First compute capability with float16 matrix units (NVIDIA, Volta).
+# First compute capability with float16 matrix units (NVIDIA, Volta), and with
+# TensorFloat-32 (Ampere).
 _TENSOR_CORE_CAPABILITY = (7, 0)
+_TF32_CAPABILITY = (8, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Compute:
         info = tf.config.experimental.get_memory_info
         return [int(info(device)["peak"]) for device in self.devices]
 
+    def reset_peak_memory(self) -> None:
+        """Counts the most that is allocated on each GPU from here."""
+        for device in self.devices if self.kind == "GPU" else ():
+            tf.config.experimental.reset_memory_stats(device)
+
     def facts(self) -> dict[str, Any]:
         """What a result row says about the device."""
         return {
@@ -95,7 +102,7 @@ class Compute:
             "workers": self.workers,
             "onednn": self.kind == "CPU" and _onednn_is_on(),
             "op_determinism": self.op_determinism,
-            "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
+            "tf32": _has_tf32(self.kind),
             "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         }
@@ -249,13 +256,23 @@ def _resolve_precision(
 ) -> str:
     if precision is not Precision.AUTO:
         return precision.value
-    capabilities = [
-        tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
-        for gpu in gpus
-    ]
-    if capabilities and min(capabilities) >= _TENSOR_CORE_CAPABILITY:
+    if gpus and _least_capability(gpus) >= _TENSOR_CORE_CAPABILITY:
         return Precision.MIXED_FLOAT16.value
     return Precision.FLOAT32.value
+
+
+def _least_capability(gpus: list[tf.config.PhysicalDevice]) -> tuple[int, int]:
+    details = tf.config.experimental.get_device_details
+    return min(details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)
+
+
+def _has_tf32(kind: str) -> bool:
+    """Whether float32 products take TensorFloat-32."""
+    return (
+        kind == "GPU"
+        and tf.config.experimental.tensor_float_32_execution_enabled()
+        and _least_capability(tf.config.get_visible_devices("GPU")) >= _TF32_CAPABILITY
+    )
 
 
 def resolve_xla(

@@ -62,7 +62,7 @@ class Child:
 
 def _kill_hint(signal: int) -> str:
     # SIGKILL that nobody sent comes from the kernel's out-of-memory killer.
-    return " (out of memory? give a smaller --batch_size)" if signal == 9 else ""
+    return " (out of memory? give a smaller batch)" if signal == 9 else ""
 
 
 def child_environment() -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from tlperf.core import files
 from tlperf.core.choices import ExportFormat, Strategy
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.progress import log_above_bars
@@ -148,8 +149,10 @@ def predict_images(
         found: the files.
 
     Raises:
-        TlperfError: 66 where none can be used.
+        TlperfError: 66 where none can be used, 74 where the CSV cannot be written.
     """
+    if request.csv is not None:  # told now, and not after the work
+        files.check_writable(request.csv.parent)
     start = time.perf_counter()
     problems: list[Problem] = []
 

@@ -5,8 +5,9 @@
 
 The first process of every cell comes before the second of any, so that a machine that
 slows down slows down all rows alike. What each process measured is in WORKDIR/trials
-until all have: --resume goes on from there. A cell whose batch does not fit is measured
-with half of it, and so on; of a sweep over batches the larger ones are left out.
+until its row is written: --resume goes on from there. A cell whose batch does not fit
+is measured with half of it, and so on; of a sweep over batches the larger ones are left
+out.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from tlperf.core import files
 from tlperf.core.choices import Runtime, Sweep
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.locks import directory_lock
-from tlperf.core.machine import code_facts
+from tlperf.core.machine import code_facts, gpu_facts, machine_facts
 from tlperf.core.progress import log, progress_bar
 from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
@@ -37,13 +38,17 @@ class _Slot:
     Attributes:
         cell: what is timed for it.
         trials: of the processes so far.
+        paths: of the files where they are.
         code: exit code of a process that failed, else 0.
+        is_left_out: larger than what fits, in a sweep that is to find that.
         notes: for the row's warnings.
     """
 
     cell: Cell
     trials: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    paths: list[pathlib.Path] = dataclasses.field(default_factory=list)
     code: int = int(ExitCode.OK)
+    is_left_out: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -97,9 +102,7 @@ def time_backbones(config: RunConfig) -> TimingOutcome:
                     bar.set_postfix_str(slot.cell.text)
                     runner.advance(slot, process, slots)
                     bar.update()
-        outcome = _collect(config, slots)
-        _clear(folder)
-    return outcome
+        return _collect(config, slots)
 
 
 def _check_runtimes(config: RunConfig) -> None:
@@ -149,12 +152,18 @@ class _Runner:
         values = config.to_dict()
         parts = ("workdir", "input", "model", "device", "latency")
         self._settings = {part: values[part] for part in parts}
-        # A row names one code: what another one measured is measured again.
+        # A row is of one code on one machine, and of one training's weights: what
+        # others measured is measured again.
         self._settings["code"] = code_facts()
+        self._settings["machine"] = {**machine_facts(), **gpu_facts()}
+        self._settings["weights"] = {
+            name: row["result"].get("weights_sha256")
+            for name, row in latest(read_results(config.workdir), "train").items()
+        }
 
     def advance(self, slot: _Slot, process: int, slots: list[_Slot]) -> None:
-        """Takes one trial of a slot, unless it failed before."""
-        while not slot.code:
+        """Takes one trial of a slot, unless it failed or was left out before."""
+        while not (slot.code or slot.is_left_out):
             code = self._take(slot, process)
             if code == ExitCode.OK:
                 return
@@ -194,6 +203,7 @@ class _Runner:
                 return code
         trial = files.read_json(path)
         slot.trials.append(trial)
+        slot.paths.append(path)
         secs = sorted(trial["samples_secs"])
         log(
             f"{slot.cell.text}: process {process + 1} of "
@@ -202,12 +212,18 @@ class _Runner:
         return int(ExitCode.OK)
 
     def _drop_larger(self, slot: _Slot, slots: list[_Slot]) -> None:
-        """This batch does not fit, nor do larger ones of the same cell."""
+        """This batch does not fit, nor do larger ones of the same cell; it is a failure
+        where no smaller one did."""
         cell = slot.cell
-        for other in slots:
-            same = dataclasses.replace(other.cell, batch_size=cell.batch_size) == cell
-            if same and other.cell.batch_size >= cell.batch_size:
-                other.code = int(ExitCode.MEMORY)
+        alike = [
+            other
+            for other in slots
+            if dataclasses.replace(other.cell, batch_size=cell.batch_size) == cell
+        ]
+        for other in alike:
+            other.is_left_out |= other.cell.batch_size >= cell.batch_size
+        if not any(other.trials for other in alike):
+            slot.code = int(ExitCode.MEMORY)
         log(f"{cell.text}: does not fit; larger batches are left out")
 
     def _halve(self, slot: _Slot) -> None:
@@ -218,16 +234,16 @@ class _Runner:
 
 
 def _collect(config: RunConfig, slots: list[_Slot]) -> TimingOutcome:
-    """Rows into the workdir, for each backbone that has any."""
+    """Rows into the workdir, for each backbone that has any; then their trials go."""
     rows: dict[str, list[dict[str, Any]]] = {}
-    devices = {}
-    for slot in slots:
-        if not slot.trials or slot.code:
-            continue
+    devices: dict[str, dict[str, Any]] = {}
+    whole = [slot for slot in slots if slot.trials and not slot.code]
+    for slot in whole:
         row = build_row(slot.cell, slot.trials, config.latency)
         row["warnings"] += slot.notes
         rows.setdefault(slot.cell.backbone, []).append(row)
-        devices[slot.cell.backbone] = slot.trials[0]["device"]
+        # The first row's: each has those of its trials.
+        devices.setdefault(slot.cell.backbone, slot.trials[0]["device"])
     for backbone, runs in rows.items():
         path = config.backbone_path(backbone) / "latency.json"
         files.write_json(path, {"runs": runs})
@@ -239,11 +255,7 @@ def _collect(config: RunConfig, slots: list[_Slot]) -> TimingOutcome:
             settings=config.to_dict(),
             device=devices[backbone],
         )
-    is_sweep = Sweep.BATCH_SIZE in config.latency.sweep
-    failures = {
-        slot.cell.text: slot.code
-        for slot in slots
-        # Of a sweep over batches some are too large: that is what it finds.
-        if slot.code and not (is_sweep and slot.code == ExitCode.MEMORY)
-    }
+    for path in (path for slot in whole for path in slot.paths):
+        path.unlink()
+    failures = {slot.cell.text: slot.code for slot in slots if slot.code}
     return TimingOutcome(rows, failures)

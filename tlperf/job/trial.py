@@ -10,6 +10,7 @@ import pathlib
 import sys
 
 from tlperf.core import files
+from tlperf.core.load import read_gpu_busy
 from tlperf.core.quiet import quiet_stderr
 from tlperf.core.results import latest, read_results
 from tlperf.core.settings import RunConfig
@@ -27,9 +28,12 @@ def measure_cell(config: RunConfig, cell: Cell, process: int) -> dict[str, objec
         from tlperf.latency.subjects import Subjects
         from tlperf.latency.trial import take_trial
 
+    device = cell.device_config(config.device)
+    first = device.devices.partition(":")[2].partition(",")[0]
+    gpu_busy = None if device.devices == "cpu" else read_gpu_busy(int(first or 0))
     spec = find_backbone(cell.backbone)
     row = latest(read_results(config.workdir), "train").get(spec.name)
-    compute = setup_compute(cell.device_config(config.device))
+    compute = setup_compute(device)
     subjects = Subjects(
         spec, config, compute=compute, trained=row["result"] if row else None
     )
@@ -42,6 +46,7 @@ def measure_cell(config: RunConfig, cell: Cell, process: int) -> dict[str, objec
         compute=compute,
         probes=Probes(compute),
         process=process,
+        gpu_busy=gpu_busy if compute.kind == "GPU" else None,
         traced=None if steps is None else (board, *steps),
     )
 

@@ -12,30 +12,6 @@ from tlperf.core.choices import Precision, Protocol, Runtime, Strategy, Sweep, X
 from tlperf.core.settings import DeviceConfig, LatencyConfig
 from tlperf.reference.backbones import BackboneSpec
 
-SENTENCES = {
-    Protocol.KERAS_PREDICT: (
-        "one batch inside model.predict over a tf.data.Dataset that repeats a "
-        "preprocessed float32 batch from host memory; a repetition is a predict call, "
-        "whose set-up its first step carries; the clock stops when the batch's result "
-        "is a NumPy array"
-    ),
-    Protocol.COMPILED: (
-        "one call of the runtime on a preprocessed float32 batch that the device holds "
-        "already; the clock stops when the result is a NumPy array"
-    ),
-    Protocol.TRANSFER: (
-        "one call of the runtime on a uint8 batch in host memory: copied to the "
-        "device, preprocessed there, forward; the clock stops when the result is a "
-        "NumPy array"
-    ),
-    Protocol.STREAM: "as transfer, a single image at a time",
-    Protocol.TRAIN_STEP: (
-        "one step of the fine-tuning on a uint8 batch that the device holds already: "
-        "preprocessing, the frozen part forward, the active part forward and backward, "
-        "the update; the clock stops when the loss is a NumPy array"
-    ),
-}
-
 IMAGENET, FINETUNED = "imagenet", "finetuned"
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _FLOAT32 = (Precision.AUTO, Precision.FLOAT32)
@@ -85,10 +61,13 @@ class Cell:
         )
 
     def device_config(self, base: DeviceConfig) -> DeviceConfig:
-        """The devices of a process that measures it; inference is one device's."""
+        """The devices of a process that measures it; inference is one device's, and
+        OpenVINO's is the CPU."""
         is_training = self.protocol is Protocol.TRAIN_STEP
+        is_free = base.devices == "auto" and self.runtime is Runtime.OPENVINO
         return dataclasses.replace(
             base,
+            devices="cpu" if is_free else base.devices,
             precision=self.precision,
             xla=self.xla,
             tf32=self.tf32,
@@ -158,6 +137,8 @@ def _variants(
     if runtime is not Runtime.TF:  # float32, and compiled by itself
         return [(Precision.FLOAT32, Xla.OFF, device.tf32)]
     precisions = [device.precision]
+    if Sweep.TF32 in sweep and device.precision is Precision.AUTO:
+        precisions = [Precision.FLOAT32]
     if Sweep.PRECISION in sweep:
         precisions = [one for one in Precision if one is not Precision.AUTO]
     xlas = [Xla.OFF, Xla.ON] if Sweep.XLA in sweep else [device.xla]
@@ -167,5 +148,5 @@ def _variants(
         for precision in precisions
         for xla in xlas
         # It is a way of float32.
-        for tf32 in (tf32s if precision in _FLOAT32 else [True])
+        for tf32 in (tf32s if precision in _FLOAT32 else [device.tf32])
     ]

@@ -1,7 +1,8 @@
 """Whether a timed step did the work: its outputs, and its time on images never seen.
 
 After MLPerf inference's compliance tests 01 (outputs of the timed run are those of an
-untimed one) and 04 (a sample repeated is not faster than new ones).
+untimed one) and 04 (a sample repeated is not faster than new ones). Outputs are
+compared as logits: see `tlperf.latency.parity`.
 """
 
 import math
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tlperf.latency.parity import centred_logits, relative_difference
 from tlperf.latency.protocols import Timed
 from tlperf.latency.timer import drop
 
@@ -17,7 +19,8 @@ REPEAT_PAIRS = 5
 
 
 def output_difference(outputs: Sequence[np.ndarray], reference: np.ndarray) -> float:
-    """Largest difference of any output, as a share of the largest reference value.
+    """Largest difference of any output's logits, as a share of the largest of the
+    reference.
 
     Args:
         outputs: each [B, C].
@@ -26,14 +29,9 @@ def output_difference(outputs: Sequence[np.ndarray], reference: np.ndarray) -> f
     Returns:
         Infinity where an output or the reference is not finite, or their shapes differ.
     """
-    scale = float(np.max(np.abs(reference.astype(np.float64))))
-    worst = 0.0
-    for output in (reference, *outputs):
-        if output.shape != reference.shape or not np.all(np.isfinite(output)):
-            return math.inf
-        gap = np.abs(output.astype(np.float64) - reference.astype(np.float64))
-        worst = max(worst, float(gap.max()) / max(scale, 1e-30))
-    return worst
+    if not np.all(np.isfinite(reference)):
+        return math.inf
+    return max(relative_difference(output, reference) for output in outputs)
 
 
 def count_top1_changes(
@@ -47,17 +45,18 @@ def count_top1_changes(
     Args:
         outputs: each [B, C].
         reference: [B, C].
-        tolerance: as a share of the largest reference value.
+        tolerance: as a share of the largest logit of the reference.
     """
-    slack = tolerance * float(np.max(np.abs(reference)))
-    best = reference.max(axis=-1)
+    logits = centred_logits(reference)
+    slack = tolerance * float(np.abs(logits).max())
+    best = logits.max(axis=-1)
     changed = 0
     for output in outputs:
         if output.shape != reference.shape:
             changed += len(reference)
             continue
         found = np.argmax(output, axis=-1)
-        given = np.take_along_axis(reference, found[:, None], axis=-1)[:, 0]
+        given = np.take_along_axis(logits, found[:, None], axis=-1)[:, 0]
         changed += int(np.sum(given < best - slack))
     return changed
 

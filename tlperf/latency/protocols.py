@@ -17,15 +17,22 @@ import tensorflow as tf
 
 from tlperf.core.batch import Batch
 from tlperf.core.choices import Protocol, Runtime
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import TrainConfig
 from tlperf.device.setup import Compute
-from tlperf.latency.runtimes import RUNTIMES
+from tlperf.latency.runtimes import RUNTIMES, Loaded
 from tlperf.latency.timer import Clock, Keep, Steps, repeat
 from tlperf.model.build import Classifier
 from tlperf.model.deploy import with_preprocessing
 from tlperf.model.optimizer import build_optimizer
 from tlperf.model.steps import StepConfig, build_train_step
 from tlperf.reference.backbones import BackboneSpec, Normalisation
+
+# Of the images, and of the choice of outputs that are compared.
+SEED = 0
+# Along a side of a made-up image.
+_PATCHES = 8
+_REFERENCE_IMAGES = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,16 +85,23 @@ class Timed:
 
 
 def float_images(batch_size: int, image_size: int, seed: int) -> np.ndarray:
-    """Preprocessed pixels: float32 [B, S, S, 3], uniform in [-1, 1]."""
-    shape = (batch_size, image_size, image_size, 3)
-    generator = np.random.default_rng(seed)
-    return generator.uniform(-1, 1, shape).astype(np.float32)
+    """Preprocessed pixels: float32 [B, S, S, 3] in [-1, 1]; see `pixel_images`."""
+    pixels = pixel_images(batch_size, image_size, seed)
+    return pixels.astype(np.float32) / 127.5 - 1
 
 
 def pixel_images(batch_size: int, image_size: int, seed: int) -> np.ndarray:
-    """Pixels: uint8 [B, S, S, 3], uniform in 0 to 255."""
+    """Pixels: uint8 [B, S, S, 3]. Each image has a colour, patches and grain of its
+    own: to a network, images of mere noise are all alike."""
+    generator = np.random.default_rng(seed)
+    side = -(-image_size // _PATCHES)
+    colours = generator.uniform(0, 255, (batch_size, 1, 1, 3))
+    patches = generator.uniform(-128, 128, (batch_size, _PATCHES, _PATCHES, 3))
+    patches = patches.repeat(side, axis=1).repeat(side, axis=2)
     shape = (batch_size, image_size, image_size, 3)
-    return np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    grain = generator.uniform(-32, 32, shape)
+    values = colours + patches[:, :image_size, :image_size] + grain
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 class _BatchClock(keras.callbacks.Callback):
@@ -153,7 +167,37 @@ def prepare_keras_predict(
 
 
 def _reference_of(network: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
-    return lambda images: keras.ops.convert_to_numpy(network(images, training=False))
+    """Keras' own call, a few images at a time: a batch that fits in the optimised graph
+    may not fit in it."""
+
+    def reference(images: np.ndarray) -> np.ndarray:
+        parts = [
+            network(images[start : start + _REFERENCE_IMAGES], training=False)
+            for start in range(0, len(images), _REFERENCE_IMAGES)
+        ]
+        return np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])
+
+    return reference
+
+
+def _time_loaded(
+    network: keras.Model,
+    loaded: Loaded,
+    *,
+    make_images: Callable[[int], np.ndarray],
+    place: Callable[[np.ndarray], Any],
+    clock: Clock,
+) -> Timed:
+    """Steps of a runtime."""
+    return Timed(
+        make_images=make_images,
+        place=place,
+        steps=lambda placed: repeat(lambda: loaded.run(placed), clock=clock),
+        traces=loaded.traces,
+        reference=_reference_of(network),
+        prepare_secs=loaded.prepare_secs,
+        version=loaded.version,
+    )
 
 
 def prepare_compiled(
@@ -167,14 +211,12 @@ def prepare_compiled(
     """The runtime alone."""
     shape = (batch_size, subject.image_size, subject.image_size, 3)
     loaded = RUNTIMES[runtime](subject.model, shape, compute)
-    return Timed(
-        make_images=lambda seed: float_images(batch_size, subject.image_size, seed),
+    return _time_loaded(
+        subject.model,
+        loaded,
+        make_images=functools.partial(float_images, batch_size, subject.image_size),
         place=loaded.place,
-        steps=lambda placed: repeat(lambda: loaded.run(placed), clock=clock),
-        traces=loaded.traces,
-        reference=_reference_of(subject.model),
-        prepare_secs=loaded.prepare_secs,
-        version=loaded.version,
+        clock=clock,
     )
 
 
@@ -190,14 +232,12 @@ def prepare_transfer(
     shape = (batch_size, subject.image_size, subject.image_size, 3)
     network = with_preprocessing(subject.model, subject.normalisation)
     loaded = RUNTIMES[runtime](network, shape, compute)
-    return Timed(
-        make_images=lambda seed: pixel_images(batch_size, subject.image_size, seed),
+    return _time_loaded(
+        network,
+        loaded,
+        make_images=functools.partial(pixel_images, batch_size, subject.image_size),
         place=lambda images: images,
-        steps=lambda images: repeat(lambda: loaded.run(images), clock=clock),
-        traces=loaded.traces,
-        reference=_reference_of(network),
-        prepare_secs=loaded.prepare_secs,
-        version=loaded.version,
+        clock=clock,
     )
 
 
@@ -210,11 +250,23 @@ def prepare_train_step(
     clock: Clock = time.perf_counter,
 ) -> Timed:
     """A step of the fine-tuning with the backbone's own optimiser (Table 4), on all
-    devices of `compute`; the frozen part is not taken from a cache."""
+    devices of `compute`; the frozen part is not taken from a cache.
+
+    Raises:
+        TlperfError: 78 where the devices cannot share the batch evenly.
+    """
     del runtime
     classifier = subject.classifier
     if classifier is None:
         raise ValueError("expected a subject with a classifier")
+    if batch_size % compute.replicas:
+        raise TlperfError(
+            ExitCode.CONFIG,
+            "indivisible_batch",
+            found=f"a batch of {batch_size} cannot be split over {compute.replicas} "
+            "devices",
+            remedy=f"give a multiple of {compute.replicas}",
+        )
     with compute.strategy.scope():
         optimizer = build_optimizer(
             subject.spec, TrainConfig(), precision=compute.precision
@@ -226,15 +278,16 @@ def prepare_train_step(
 
     def place(images: np.ndarray) -> Batch:
         def part(context: Any) -> Batch:
-            first = own * context.replica_id_in_sync_group
-            numbers = tf.range(own)
-            return Batch(
-                image=tf.constant(images[first : first + own]),
-                label=numbers % 2,
-                weight=tf.ones(own),
-                index=tf.cast(numbers, tf.int64),
-                draw=tf.zeros([own, 4]),
-            )
+            replica = context.replica_id_in_sync_group
+            with tf.device(compute.devices[replica]):
+                numbers = tf.range(own)
+                return Batch(
+                    image=tf.constant(images[own * replica : own * (replica + 1)]),
+                    label=numbers % 2,
+                    weight=tf.ones(own),
+                    index=tf.cast(numbers, tf.int64),
+                    draw=tf.zeros([own, 4]),
+                )
 
         return compute.strategy.experimental_distribute_values_from_function(part)
 

@@ -10,11 +10,11 @@ again; here are the names of a row, its bounds and the published figure beside i
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from tlperf.core.choices import Protocol
+from tlperf.core.choices import PROTOCOL_TEXTS, Precision, Protocol
 from tlperf.core.machine import usable_cores
 from tlperf.core.settings import LatencyConfig
-from tlperf.core.trials import derive_figures, find_faults
-from tlperf.latency.cells import IMAGENET, SENTENCES, Cell
+from tlperf.core.trials import PLACES, derive_figures, find_faults
+from tlperf.latency.cells import IMAGENET, Cell
 from tlperf.reference import paper
 
 Trial = dict[str, Any]
@@ -22,7 +22,7 @@ Trial = dict[str, Any]
 _KEPT = (
     *("process", "samples_secs", "first_step_secs", "warmup_steps", "steady"),
     *("prepare_secs", "measured_secs", "traces", "retraces", "load", "checks"),
-    *("matmul_tflops_per_sec", "copy_gbytes_per_sec"),
+    *("matmul_tflops_per_sec", "copy_gbytes_per_sec", *PLACES),
 )
 
 
@@ -51,8 +51,10 @@ def build_row(
         "process_peak_memory_bytes": max(
             trial["process_peak_memory_bytes"] for trial in trials
         ),
-        "device_peak_memory_bytes": first["device_peak_memory_bytes"],
-        "published": published_figure(cell, gflop),
+        "device_peak_memory_bytes": _most_by_device(trials),
+        "published": paper.published_step(cell.backbone, gflop, cell.batch_size)
+        if cell.kind == IMAGENET
+        else None,
         "code": first["code"],
         "seed": first["seed"],
         "valid": not invalid,
@@ -68,18 +70,24 @@ def _names(cell: Cell, trial: Trial) -> dict[str, Any]:
         "backbone": cell.backbone,
         "model": cell.kind,
         "protocol": cell.protocol.value,
-        "protocol_text": SENTENCES[cell.protocol],
+        "protocol_text": PROTOCOL_TEXTS[cell.protocol],
         "runtime": cell.runtime.value,
         "runtime_version": trial["runtime_version"],
         "batch_size": cell.batch_size,
         "precision": facts["precision"],
         "xla": facts["xla"],
-        "tf32": facts["kind"] == "GPU" and facts["tf32"],
+        "tf32": facts["tf32"] and facts["precision"] == Precision.FLOAT32,
         # One is timed; steps of training take all.
         "device": facts["text"]
         if cell.protocol is Protocol.TRAIN_STEP
         else trial["device_text"],
     }
+
+
+def _most_by_device(trials: Sequence[Trial]) -> list[int] | None:
+    peaks = [trial["device_peak_memory_bytes"] for trial in trials]
+    known = [peak for peak in peaks if peak is not None]
+    return [max(column) for column in zip(*known, strict=True)] or None
 
 
 def _raw(trial: Trial) -> dict[str, Any]:
@@ -95,6 +103,11 @@ def _find_warnings(
         yield f"{row['samples']} of {row['requested_samples']} samples"
     if not all(trial["steady"] for trial in trials):
         yield "the warm-up ended before steps were steady"
+    if any(is_alike(trial["checks"]) for trial in trials if trial["checks"]):
+        yield (
+            "the network hardly tells images apart: whether timed steps looked at "
+            "theirs cannot be seen"
+        )
     if (row["share_of_matmul"] or 0.0) > 1.0:
         yield (
             "faster than the measured peak of products: kernels that multiply less "
@@ -109,23 +122,7 @@ def _find_warnings(
         )
 
 
-def published_figure(cell: Cell, gflop: float | None) -> dict[str, Any] | None:
-    """Table 1's milliseconds and what they imply at the stated batch, or None.
-
-    Args:
-        cell: what was timed; Table 1 is the 1000-class network's inference.
-        gflop: of a step of it.
-    """
-    figure = paper.published(cell.backbone, "Table 1", paper.TABLE_1_COLUMNS[3])
-    if figure is None or cell.kind != IMAGENET or gflop is None:
-        return None
-    unrounded_ms = paper.UNROUNDED_GPU_MS[cell.backbone]
-    published_gflop = gflop / cell.batch_size * paper.PUBLISHED_BATCH_SIZE
-    return {
-        "ms": figure.value,
-        "unrounded_ms": unrounded_ms,
-        "device": paper.PUBLISHED_DEVICE,
-        "batch_size": paper.PUBLISHED_BATCH_SIZE,
-        "implied_tflops_per_sec": published_gflop / unrounded_ms,
-        "peak_tflops_per_sec": paper.A100_TF32_PEAK_TFLOPS,
-    }
+def is_alike(checks: Trial) -> bool:
+    """Whether outputs of other images pass for those of the timed ones."""
+    variety = checks["variety"]
+    return variety is not None and variety <= checks["tolerance"]

@@ -13,15 +13,17 @@ from tlperf.core.choices import Preprocess, Protocol
 from tlperf.core.settings import RunConfig
 from tlperf.device.setup import Compute
 from tlperf.latency.cells import FINETUNED, IMAGENET, Cell
-from tlperf.latency.protocols import Subject
+from tlperf.latency.protocols import SEED, Subject, float_images
 from tlperf.model.build import build_classifier, build_imagenet_model, dtype_policy
 from tlperf.model.preprocess import normalisation_for
 from tlperf.model.steps import Network
 from tlperf.model.trained import load_trained
+from tlperf.model.variety import spread_outputs
 from tlperf.reference.backbones import BackboneSpec
 
 # Of a training that is timed where none was made: the study's.
 _CLASSES = 2
+_SPREAD_IMAGES = 4
 
 
 class Subjects:
@@ -65,6 +67,8 @@ class Subjects:
         spec = self._spec
         with dtype_policy(self._compute.precision):
             model = build_imagenet_model(spec)
+        # Time does not depend on the weights' values, what can be checked does.
+        spread_outputs(model, float_images(_SPREAD_IMAGES, spec.native_size, SEED))
         return Subject(spec, IMAGENET, model, spec.native_size, spec.normalisation)
 
     def _load_finetuned(self) -> Subject:

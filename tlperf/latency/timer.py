@@ -27,8 +27,7 @@ Keep = Callable[[np.ndarray], None]
 _STEADY = 0.95
 _WINDOW_SECS = 0.2
 _MOST_WINDOWS = 20
-# Outputs of timed steps that are compared with an untimed run: a share, at most.
-_KEPT_SHARE = 0.1
+# Outputs of timed steps that are compared with an untimed run.
 _MOST_KEPT = 20
 
 
@@ -85,7 +84,8 @@ class Timing:
 
 
 class Keeper:
-    """A random tenth of the outputs of timed steps, the first always.
+    """Outputs of twenty timed steps, each as likely as any other (reservoir sampling,
+    Vitter 1985, algorithm R); all where there are fewer.
 
     Args:
         seed: of the choice.
@@ -93,13 +93,18 @@ class Keeper:
 
     def __init__(self, seed: int):
         self._generator = np.random.default_rng(seed)
+        self._offered = 0
         self.outputs: list[np.ndarray] = []
 
     def offer(self, output: np.ndarray) -> None:
         """Keeps a copy of it, or not."""
-        is_chosen = not self.outputs or self._generator.random() < _KEPT_SHARE
-        if is_chosen and len(self.outputs) < _MOST_KEPT:
+        self._offered += 1
+        if len(self.outputs) < _MOST_KEPT:
             self.outputs.append(np.array(output))
+            return
+        place = int(self._generator.integers(self._offered))
+        if place < _MOST_KEPT:
+            self.outputs[place] = np.array(output)
 
 
 def drop(output: np.ndarray) -> None:

@@ -14,9 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from tlperf.core.choices import Precision, Protocol
+from tlperf.core.choices import Precision, Protocol, Runtime
 from tlperf.core.load import load_between, read_load
-from tlperf.core.machine import code_facts, peak_memory_bytes
+from tlperf.core.machine import (
+    code_facts,
+    gpu_facts,
+    machine_facts,
+    peak_memory_bytes,
+)
 from tlperf.core.trials import TOLERANCES
 from tlperf.device.setup import Compute
 from tlperf.device.trace import StepTracer
@@ -28,7 +33,7 @@ from tlperf.latency.checks import (
     repeat_ratios,
 )
 from tlperf.latency.probes import Probes
-from tlperf.latency.protocols import PROTOCOLS, Subject, Timed
+from tlperf.latency.protocols import PROTOCOLS, SEED, Subject, Timed
 from tlperf.latency.timer import Keeper, Steps, TimerPlan, drop, measure
 from tlperf.model.facts import (
     count_macs,
@@ -36,9 +41,6 @@ from tlperf.model.facts import (
     depth,
     size_mib,
 )
-
-# Of the images, and of the choice of outputs that are compared.
-SEED = 0
 
 
 def take_trial(
@@ -49,6 +51,7 @@ def take_trial(
     compute: Compute,
     probes: Probes,
     process: int = 0,
+    gpu_busy: float | None = None,
     traced: tuple[pathlib.Path, int, int] | None = None,
 ) -> dict[str, Any]:
     """Times a cell in this process.
@@ -60,15 +63,20 @@ def take_trial(
         compute: whose first device is timed, but for steps of training.
         probes: what the device can do.
         process: number of the process among those that share the row.
+        gpu_busy: share of the moment before this process used the GPU; None for a CPU
+            and where it is not known.
         traced: a folder of TensorBoard's for a trace of more steps, the number of the
             first of them and of the last; None for none. They are no samples.
     """
+    bounds = probes.facts()  # first: they take memory that the step may need
     timed = PROTOCOLS[cell.protocol](
         subject, cell.batch_size, compute, runtime=cell.runtime
     )
     images = timed.make_images(SEED)
     placed = timed.place(images)
     keeper, traces = Keeper(SEED), [0]
+
+    compute.reset_peak_memory()
 
     def on_warm() -> None:
         traces.append(timed.traces())
@@ -79,6 +87,7 @@ def take_trial(
     load = None
     if load_before is not None and load_after is not None:
         load = dataclasses.asdict(load_between(load_before, load_after))
+        load["gpu_busy"] = gpu_busy
     trial = {
         "process": process,
         "seed": SEED,
@@ -94,13 +103,17 @@ def take_trial(
         "load": load,
         # Before what only the checks take.
         "process_peak_memory_bytes": peak_memory_bytes(),
-        "device_peak_memory_bytes": compute.peak_memory_bytes(),
+        # TensorFlow's own; other runtimes do not tell theirs.
+        "device_peak_memory_bytes": compute.peak_memory_bytes()
+        if cell.runtime is Runtime.TF
+        else None,
+        "machine": {**machine_facts(), **gpu_facts()},
         "device": compute.facts(),
         "device_text": compute.texts[0],
         "code": code_facts(),
         "checks": check_work(timed, placed, keeper.outputs, compute.precision),
         **network_facts(cell, subject, compute.precision),
-        **probes.facts(),
+        **bounds,
     }
     if traced is not None:
         trace_steps(timed.steps(placed), *traced)
@@ -138,12 +151,17 @@ def check_work(
         return None
     tolerance = TOLERANCES[Precision(precision)]
     reference = timed.reference(timed.make_images(SEED))
-    difference = output_difference(outputs, reference)
+    others = timed.reference(timed.make_images(SEED + 1))
+
+    def finite(difference: float) -> float | None:  # infinity is no JSON
+        return difference if math.isfinite(difference) else None
+
     return {
         "outputs": len(outputs),
-        # Infinity is no JSON.
-        "difference": difference if math.isfinite(difference) else None,
+        "difference": finite(output_difference(outputs, reference)),
         "tolerance": tolerance,
+        # What a step that did not look at its images could give.
+        "variety": finite(output_difference([others], reference)),
         "top1_changes": count_top1_changes(outputs, reference, tolerance=tolerance),
         "repeat_ratios": repeat_ratios(timed, placed, pairs=REPEAT_PAIRS),
     }

@@ -8,6 +8,7 @@ Values stand as printed; nothing is rounded or mended here.
 """
 
 import dataclasses
+from typing import Any
 
 from tlperf.reference.backbones import BACKBONES
 
@@ -200,3 +201,29 @@ def published(
             if row in (None, figure.row):
                 return figure
     return None
+
+
+def published_step(
+    backbone: str, gflop: float | None, batch_size: int
+) -> dict[str, Any] | None:
+    """Table 1's milliseconds of a step and what they imply at the stated batch; None
+    for a backbone that it has not, and where a step's work is not counted.
+
+    Args:
+        backbone: its 1000-class network.
+        gflop: 1e9 operations of a step of it.
+        batch_size: images of that step.
+    """
+    figure = published(backbone, "Table 1", TABLE_1_COLUMNS[3])
+    if figure is None or gflop is None:
+        return None
+    unrounded_ms = UNROUNDED_GPU_MS[backbone]
+    published_gflop = gflop / batch_size * PUBLISHED_BATCH_SIZE
+    return {
+        "ms": figure.value,
+        "unrounded_ms": unrounded_ms,
+        "device": PUBLISHED_DEVICE,
+        "batch_size": PUBLISHED_BATCH_SIZE,
+        "implied_tflops_per_sec": published_gflop / unrounded_ms,
+        "peak_tflops_per_sec": A100_TF32_PEAK_TFLOPS,
+    }
