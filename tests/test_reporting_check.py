@@ -11,7 +11,7 @@ from tlperf import cli
 from tlperf.core import files
 from tlperf.core.choices import Precision, Protocol, Runtime, Xla
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.machine import package_versions
+from tlperf.core.machine import machine_facts, package_versions
 from tlperf.core.results import append_result, read_results, settings_digest
 from tlperf.core.settings import LatencyConfig, RunConfig
 from tlperf.core.trials import TOLERANCES
@@ -51,7 +51,11 @@ def make_trial(cell, process, *, seed, kind="CPU", step_secs=0.04):
         "measured_secs": math.fsum(samples) + 2.5,
         "traces": 1,
         "retraces": 0,
-        "load": {"others_cores": 0.02, "stolen_cores": 0.0},
+        "load": {"others_cores": 0.02, "stolen_cores": 0.0, "gpu_busy": None},
+        "machine": {
+            **machine_facts(),
+            "gpu_driver": None if kind == "CPU" else "Example driver 1.0",
+        },
         "process_peak_memory_bytes": 3 << 30,
         "device_peak_memory_bytes": None if kind == "CPU" else [1 << 30],
         "device": device_facts(cell, kind),
@@ -63,6 +67,7 @@ def make_trial(cell, process, *, seed, kind="CPU", step_secs=0.04):
             "outputs": 7,
             "difference": tolerance / 100,
             "tolerance": tolerance,
+            "variety": 0.4,
             "top1_changes": 0,
             "repeat_ratios": [1.01, 0.97, 1.0, 1.02, 0.99],
         },
@@ -84,7 +89,7 @@ def device_facts(cell, kind):
         "text": f"Example {kind}",
         "precision": cell.precision.value,
         "xla": cell.xla is Xla.ON,
-        "tf32": cell.tf32,
+        "tf32": cell.tf32 and kind == "GPU",
     }
 
 
@@ -187,8 +192,10 @@ _LEFT_OUT = [
     *((*RUN, "code", name) for name in ("commit", "changed", "version")),
     *((*TRIAL, name) for name in ("process", "samples_secs", "first_step_secs")),
     *((*TRIAL, name) for name in ("measured_secs", "traces", "retraces", "load")),
-    *((*TRIAL, "load", name) for name in ("others_cores", "stolen_cores")),
-    *((*TRIAL, "checks", name) for name in ("difference", "repeat_ratios")),
+    *((*TRIAL, name) for name in ("machine", "device", "device_text", "code")),
+    *((*TRIAL, "load", name) for name in ("others_cores", "stolen_cores", "gpu_busy")),
+    *((*TRIAL, "checks", name) for name in ("difference", "repeat_ratios", "variety")),
+    *((*RUN, name) for name in ("warnings", "device_peak_memory_bytes")),
     (*TRIAL, "checks"),
 ]
 _CHANGED = [
@@ -218,6 +225,16 @@ _CHANGED = [
     ((*RUN, "code", "changed"), lambda value: True, "code: files were changed"),
     ((*RUN, "code", "commit"), lambda value: "a1", "code: the commit is not known"),
     ((*RUN, "device"), lambda value: " ", "device: expected a text"),
+    ((*RUN, "device"), lambda value: "NVIDIA H100", "device: is not what its proc"),
+    ((*RUN, "xla"), lambda value: not value, "xla: is not what its processes"),
+    ((*RUN, "tf32"), lambda value: not value, "tf32: is not what its processes"),
+    ((*RUN, "protocol_text"), lambda value: "a step", "protocol_text: is not what"),
+    ((*RUN, "published", "implied_tflops_per_sec"), lambda value: 10 * value, "publ"),
+    ((*RUN, "device_peak_memory_bytes"), lambda value: [-5], "device_peak_memory_by"),
+    ((*TRIAL, "device_text"), lambda value: "a V100", "INVALID: its processes had"),
+    ((*TRIAL, "code", "changed"), lambda value: True, "INVALID: its processes had"),
+    ((*TRIAL, "load", "gpu_busy"), lambda value: -1, "trial 2 load gpu_busy: exp"),
+    (("machine", "cpu"), lambda value: "another", "machine: is not what its proc"),
     ((*RUN, "precision"), lambda value: "float64", "precision: expected float32"),
     ((*RUN, "protocol"), lambda value: "fast", "protocol: expected"),
     ((*RUN, "runtime"), lambda value: "cuda", "runtime: expected tf"),
@@ -356,7 +373,7 @@ def drifts(trials):
 
 def busy(trials):
     for trial in trials:
-        trial["load"] = {"others_cores": 9.0 * 64, "stolen_cores": 0.0}
+        trial["load"]["others_cores"] = 9.0 * 64
 
 
 def remembers(trials):

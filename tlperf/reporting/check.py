@@ -17,7 +17,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
-from tlperf.core.choices import Precision, Preset, Protocol, Runtime
+from tlperf.core.choices import PROTOCOL_TEXTS, Precision, Preset, Protocol, Runtime
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.results import (
     RESULTS_NAME,
@@ -28,7 +28,7 @@ from tlperf.core.results import (
 from tlperf.core.trials import TOLERANCES, all_samples, derive_figures, find_faults
 from tlperf.reference import paper
 from tlperf.reference.backbones import BACKBONES
-from tlperf.reporting import kinds
+from tlperf.reporting import kinds, shapes
 from tlperf.reporting.kinds import find_unlike
 from tlperf.reporting.rows import IMAGENET_MODEL, Row, child
 
@@ -39,81 +39,6 @@ _NAMES = (
     *("tf32", "device", "p50_ms"),
 )
 
-_ROW = {
-    "stage": kinds.one_of(["latency"]),
-    "backbone": kinds.TEXT,
-    "settings_digest": kinds.TEXT,
-}
-_MACHINE = {
-    "platform": kinds.TEXT,
-    "python": kinds.TEXT,
-    "cpu": kinds.TEXT,
-    "cores": kinds.COUNT,
-    "memory_bytes": kinds.COUNT,
-}
-_VERSIONS = dict.fromkeys(("tensorflow", "keras", "numpy"), kinds.TEXT)
-_DEVICE = {
-    "kind": kinds.one_of(["CPU", "GPU"]),
-    "text": kinds.TEXT,
-    "devices": kinds.TEXTS,
-}
-_ASKED = {
-    "protocols": kinds.TEXTS,
-    "runtimes": kinds.TEXTS,
-    "batches": kinds.COUNT,
-    "repetitions": kinds.COUNT,
-    "processes": kinds.COUNT,
-    "min_secs": kinds.AMOUNT,
-}
-_RUN = {
-    "backbone": kinds.TEXT,
-    "model": kinds.one_of([IMAGENET_MODEL, "finetuned"]),
-    "protocol": kinds.one_of(Protocol),
-    "protocol_text": kinds.TEXT,
-    "runtime": kinds.one_of(Runtime),
-    "runtime_version": kinds.TEXT,
-    "batch_size": kinds.COUNT,
-    "image_size": kinds.COUNT,
-    "precision": kinds.one_of(TOLERANCES),
-    "xla": kinds.FLAG,
-    "tf32": kinds.FLAG,
-    "device": kinds.TEXT,
-    "requested_samples": kinds.COUNT,
-    "gflop_per_step": kinds.or_none(kinds.POSITIVE),
-    "gbytes_per_step": kinds.or_none(kinds.POSITIVE),
-    "params": kinds.COUNT,
-    "depth": kinds.COUNT,
-    "size_mib": kinds.POSITIVE,
-    "process_peak_memory_bytes": kinds.COUNT,
-    "seed": kinds.WHOLE,
-    "code": kinds.OBJECT,
-    "published": kinds.or_none(kinds.OBJECT),
-    "valid": kinds.FLAG,
-    "invalid": kinds.WORDS,
-    "trials": kinds.SOME,
-}
-_TRIAL = {
-    "process": kinds.WHOLE,
-    "samples_secs": kinds.POSITIVES,
-    "first_step_secs": kinds.POSITIVE,
-    "warmup_steps": kinds.COUNT,
-    "steady": kinds.FLAG,
-    "prepare_secs": kinds.AMOUNTS,
-    "measured_secs": kinds.POSITIVE,
-    "traces": kinds.COUNT,
-    "retraces": kinds.WHOLE,
-    "load": kinds.OBJECT,
-    "matmul_tflops_per_sec": kinds.POSITIVE,
-    "copy_gbytes_per_sec": kinds.POSITIVE,
-}
-_LOAD = dict.fromkeys(("others_cores", "stolen_cores"), kinds.AMOUNT)
-_CHECKS = {
-    "outputs": kinds.COUNT,
-    "difference": kinds.or_none(kinds.AMOUNT),
-    "tolerance": kinds.POSITIVE,
-    "top1_changes": kinds.WHOLE,
-    "repeat_ratios": kinds.POSITIVES,
-}
 # Of the multiply-adds that are known; another count is another network.
 _MOST_GFLOP_ERROR = 0.02
 
@@ -185,14 +110,14 @@ def _checked(run: Row, problems: Sequence[str]) -> dict[str, Any]:
 
 def _row_problems(row: Row) -> Iterator[str]:
     """What all timed runs of a row share."""
-    yield from find_unlike(row, _ROW)
+    yield from find_unlike(row, shapes.ROW)
     if row.get("schema_version") != SCHEMA_VERSION:
         yield f"schema_version: expected {SCHEMA_VERSION}"
     machine, settings = child(row, "machine"), child(row, "settings")
-    yield from find_unlike(machine, _MACHINE, "machine ")
-    yield from find_unlike(child(machine, "versions"), _VERSIONS, "version of ")
-    yield from find_unlike(child(row, "device"), _DEVICE, "device ")
-    yield from find_unlike(child(settings, "latency"), _ASKED, "asked for: ")
+    yield from find_unlike(machine, shapes.MACHINE, "machine ")
+    yield from find_unlike(child(machine, "versions"), shapes.VERSIONS, "version of ")
+    yield from find_unlike(child(row, "device"), shapes.DEVICE, "device ")
+    yield from find_unlike(child(settings, "latency"), shapes.ASKED, "asked for: ")
     if settings.get("preset") == Preset.QUICK:
         yield "smoke figures: made with --preset=quick"
     try:
@@ -204,7 +129,7 @@ def _row_problems(row: Row) -> Iterator[str]:
 
 
 def _run_problems(run: Row, row: Row) -> Iterator[str]:
-    unlike = [*find_unlike(run, _RUN), *_trial_problems(run)]
+    unlike = [*find_unlike(run, shapes.RUN), *_trial_problems(run)]
     yield from unlike
     yield from _code_problems(run, child(child(row, "machine"), "versions"))
     if run.get("backbone") != row.get("backbone"):
@@ -212,6 +137,7 @@ def _run_problems(run: Row, row: Row) -> Iterator[str]:
     if unlike:
         return  # there is nothing to derive anything from
     yield from _consistency_problems(run)
+    yield from _place_problems(run, child(row, "machine"))
     yield from _figure_problems(run)
     yield from _rule_problems(run, child(row, "machine"))
     yield from _count_problems(run, child(child(row, "settings"), "latency"))
@@ -223,10 +149,12 @@ def _trial_problems(run: Row) -> Iterator[str]:
     trials = run.get("trials")
     for number, trial in enumerate(trials if isinstance(trials, list) else ()):
         name, own = f"trial {number} ", trial if isinstance(trial, Mapping) else {}
-        yield from find_unlike(own, _TRIAL, name)
-        yield from find_unlike(child(own, "load"), _LOAD, f"{name}load ")
+        yield from find_unlike(own, shapes.TRIAL, name)
+        yield from find_unlike(child(own, "load"), shapes.LOAD, f"{name}load ")
         if run.get("protocol") != Protocol.TRAIN_STEP:
-            yield from find_unlike(child(own, "checks"), _CHECKS, f"{name}checks ")
+            yield from find_unlike(
+                child(own, "checks"), shapes.CHECKS, f"{name}checks "
+            )
         elif "checks" not in own or own["checks"] is not None:
             yield f"{name}checks: expected none of a step that changes the network"
 
@@ -286,6 +214,32 @@ def _consistency_problems(run: Row) -> Iterator[str]:
             yield f"trial {number} checks tolerance: is not that of {run['precision']}"
 
 
+def _place_problems(run: Row, machine: Row) -> Iterator[str]:
+    """What the row says of where and how it was computed, against its processes; that
+    these are alike is a rule of its own."""
+    trial = run["trials"][0]
+    device = trial["device"]
+    is_training = run["protocol"] == Protocol.TRAIN_STEP
+    expected = {
+        "device": device.get("text") if is_training else trial["device_text"],
+        "precision": device.get("precision"),
+        "xla": device.get("xla"),
+        "tf32": bool(device.get("tf32")) and run["precision"] == Precision.FLOAT32,
+        "runtime_version": trial["runtime_version"],
+        "code": trial["code"],
+        "protocol_text": PROTOCOL_TEXTS[Protocol(run["protocol"])],
+    }
+    for name, value in expected.items():
+        if run[name] != value:
+            yield f"{name}: is not what its processes had"
+    if any(trial["machine"].get(name) != machine[name] for name in machine):
+        yield "machine: is not what its processes had"
+    if device.get("kind") == "GPU" and not trial["machine"].get("gpu_driver"):
+        yield "machine: the GPU's driver is not known"
+    if missing := set(run["invalid"]) - set(run["warnings"]):
+        yield f"warnings: lack {', '.join(sorted(missing))}"
+
+
 def _figure_problems(run: Row) -> Iterator[str]:
     """Figures that are not what the raw samples give."""
     trials = run["trials"]
@@ -313,8 +267,8 @@ def _is_equal(told: Any, derived: Any) -> bool:
     if isinstance(derived, list):
         is_alike = isinstance(told, list) and len(told) == len(derived)
         return is_alike and all(map(_is_equal, told, derived))
-    if derived is None:
-        return told is None
+    if derived is None or isinstance(derived, str):
+        return bool(told == derived)
     return kinds.is_number(told) and math.isclose(told, derived, rel_tol=1e-9)
 
 
@@ -331,7 +285,7 @@ def _rule_problems(run: Row, machine: Row) -> Iterator[str]:
 
 def _count_problems(run: Row, asked: Row) -> Iterator[str]:
     """Samples, seconds and processes against what was asked for."""
-    if [*find_unlike(asked, _ASKED)]:
+    if [*find_unlike(asked, shapes.ASKED)]:
         return  # told already
     samples = all_samples(run["trials"])
     wanted = asked["batches"] * asked["repetitions"]
@@ -358,10 +312,10 @@ def _network_problems(run: Row) -> Iterator[str]:
     if (gflop is None) != (run["protocol"] == Protocol.TRAIN_STEP):
         yield "gflop_per_step: is counted for inference alone"
     known = {spec.name: spec for spec in BACKBONES}.get(run["backbone"])
-    figure = paper.published(run["backbone"], "Table 1", paper.TABLE_1_COLUMNS[3])
-    is_published = figure is not None and run["model"] == IMAGENET_MODEL
-    told = child(run, "published").get("ms")
-    if told != (figure.value if is_published and figure else None):
+    printed = None
+    if run["model"] == IMAGENET_MODEL:
+        printed = paper.published_step(run["backbone"], gflop, run["batch_size"])
+    if not _is_equal(run["published"], printed):
         yield "published: is not what Table 1 prints of this network"
     if known is None or run["model"] != IMAGENET_MODEL or gflop is None:
         return

@@ -8,7 +8,7 @@ A picture that has nothing to show is left out.
 
 import pathlib
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tlperf.core import files
@@ -78,9 +78,10 @@ def _samples_ms(row: Row) -> list[float]:
 def draw_spread(run: RunRows) -> Plot | None:
     """All samples of each row as a box from the first to the third quarter, whiskers to
     p5 and p95, and the median; None without rows."""
-    rows = [(r, row) for r, row in _timed(run) if _samples_ms(row)][:_MOST_BOXES]
-    if not rows:
+    found = [(r, row) for r, row in _timed(run) if _samples_ms(row)]
+    if not found:
         return None
+    rows, more = found[:_MOST_BOXES], len(found[_MOST_BOXES:])
     with drawing_style(PLOT_STYLE):
         figure = new_figure(smoke=_is_smoke(run))
         figure.set_size_inches(7.0, 1.2 + 0.28 * len(rows))
@@ -106,6 +107,7 @@ def draw_spread(run: RunRows) -> Plot | None:
     caption = (
         "Samples of each timed row: box from the first to the third quarter, whiskers "
         "from p5 to p95, line at the median"
+        + (f"; {more} more rows are not drawn" if more else "")
     )
     return Plot(name="latency-spread", caption=caption, svg=svg)
 
@@ -134,12 +136,21 @@ def draw_throughput(run: RunRows) -> Plot | None:
                 [row["images_per_sec"] for _, row in points],
                 color=colour,
                 marker=marker,
+                markerfacecolor="none",
                 linestyle=("-", "--", ":", "-.")[number % 4],
                 label=_line_label(*points[0]),
             )
+            valid = [row for _, row in points if row.get("valid")]
+            axes.plot(
+                [row["batch_size"] for row in valid],
+                [row["images_per_sec"] for row in valid],
+                color=colour,
+                marker=marker,
+                linestyle="none",
+            )
         axes.set_xscale("log", base=2)
         axes.set(xlabel="batch size", ylabel="images a second", ylim=(0, None))
-        axes.set_title("Throughput by batch size")
+        axes.set_title(f"Throughput by batch size ({_INVALID})")
         figure.legend(loc="center left", bbox_to_anchor=(0.63, 0.5), fontsize=7)
         svg = svg_text(figure)
     caption = "Images a second at the median step, by batch size"
@@ -195,8 +206,8 @@ def draw_tradeoff(run: RunRows) -> Plot | None:
 
 
 def draw_roofline(run: RunRows) -> Plot | None:
-    """TFLOP/s reached against FLOP a byte, under what was measured of the device; None
-    without rows that tell both."""
+    """TFLOP/s reached against FLOP a byte, under what was measured of the device in
+    each way of computing; None without rows that tell both."""
     keys = (
         *("gflop_per_step", "gbytes_per_step", "tflops_per_sec"),
         *("matmul_tflops_per_sec", "copy_gbytes_per_sec"),
@@ -208,17 +219,23 @@ def draw_roofline(run: RunRows) -> Plot | None:
     ]
     if not rows:
         return None
-    peak = statistics.median(row["matmul_tflops_per_sec"] for _, row in rows)
-    copy = statistics.median(row["copy_gbytes_per_sec"] for _, row in rows)
+    roofs = _find_roofs([row for _, row in rows])
     places = [row["gflop_per_step"] / row["gbytes_per_step"] for _, row in rows]
     with drawing_style(PLOT_STYLE):
         figure = new_figure(smoke=_is_smoke(run))
         figure.subplots_adjust(bottom=0.33)
         axes = figure.add_subplot()
-        ridge = 1e3 * peak / copy
-        edges = [min(*places, ridge) / 2, ridge, max(*places, ridge) * 2]
-        roof = [min(peak, edge * copy / 1e3) for edge in edges]
-        axes.plot(edges, roof, color="#1f2329", linewidth=1)
+        ridges = [1e3 * peak / copy for peak, copy in roofs.values()]
+        for number, (peak, copy) in enumerate(roofs.values()):
+            edges = [min(*places, *ridges) / 2, ridges[number]]
+            edges.append(max(*places, *ridges) * 2)
+            axes.plot(
+                edges,
+                [min(peak, edge * copy / 1e3) for edge in edges],
+                color="#1f2329",
+                linewidth=1,
+                linestyle=("-", "--", ":", "-.")[number % 4],
+            )
         drawn: set[str] = set()
         for (results, row), place in zip(rows, places, strict=True):
             colour, marker = _style(run, results)
@@ -240,8 +257,25 @@ def draw_roofline(run: RunRows) -> Plot | None:
             loc="lower center", ncols=3, fontsize=8, bbox_to_anchor=(0.5, 0.03)
         )
         svg = svg_text(figure)
-    caption = (
-        f"Arithmetic reached by each timed row; roofs: {peak:.3g} TFLOP/s of matrix "
-        f"products, {copy:.3g} GB/s of memory, measured beside them"
+    told = "; ".join(
+        f"{name}: {peak:.3g} TFLOP/s of matrix products, {copy:.3g} GB/s of memory"
+        for name, (peak, copy) in roofs.items()
     )
+    caption = f"Arithmetic reached by each timed row, under what was measured of {told}"
     return Plot(name="latency-roofline", caption=caption, svg=svg)
+
+
+def _find_roofs(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:
+    """Medians of TFLOP/s of products and GB/s of memory, by device and precision."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        name = f"{row.get('device')} in {row.get('precision')}"
+        name += " (TF32)" if row.get("tf32") else ""
+        groups.setdefault(name, []).append(row)
+    return {
+        name: (
+            statistics.median(row["matmul_tflops_per_sec"] for row in group),
+            statistics.median(row["copy_gbytes_per_sec"] for row in group),
+        )
+        for name, group in groups.items()
+    }

@@ -3,6 +3,7 @@
 print(render_train({"runs": [...]}))
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -124,7 +125,7 @@ def render_latency(result: dict[str, Any]) -> str:
             *(run["backbone"], run["model"], run["protocol"], run["runtime"]),
             _compute_words(run),
             str(run["batch_size"]),
-            _ms(run["p50_ms"]),
+            *(_ms(run[key]) for key in ("mean_ms", "p50_ms")),
             _interval(run),
             *(_ms(run[key]) for key in ("p90_ms", "p99_ms")),
             format_number(run["images_per_sec"], 1),
@@ -136,17 +137,26 @@ def render_latency(result: dict[str, Any]) -> str:
         for run in runs
     ]
     columns = ["backbone", "model", "protocol", "runtime", "computes in", "batch"]
-    columns += ["p50", "interval", "p90", "p99", "images/s", "of matmul"]
+    columns += ["mean", "p50", "interval", "p90", "p99", "images/s", "of matmul"]
     columns += ["samples", "published (A100)", "valid"]
     devices = sorted({run["device"] for run in runs})
     lines = [render_table(columns, rows)]
     lines.append(f"measured on {', '.join(devices) or NOT_AVAILABLE}")
     lines += _fastest(runs)
-    # A reason that several rows share is told once.
-    reasons = dict.fromkeys(reason for run in runs for reason in run["invalid"])
-    lines += [f"INVALID: {reason}" for reason in reasons]
+    lines += _reasons(runs)
     lines += [f"plot: {path}" for path in result.get("plots", ())]
     return "\n".join(lines)
+
+
+def _reasons(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Why rows are INVALID: a line a rule, with its numbers of the first such row."""
+    rules: dict[str, list[str]] = {}
+    for reason in (reason for run in runs for reason in run["invalid"]):
+        rules.setdefault(re.sub(r"\d[\d.]*(e[+-]\d+)?", "#", reason), []).append(reason)
+    return [
+        f"INVALID: {first}" + (f" (and {len(more)} alike)" if more else "")
+        for first, *more in rules.values()
+    ]
 
 
 def _compute_words(run: dict[str, Any]) -> str:
@@ -167,14 +177,15 @@ def _percent(share: float | None) -> str:
 
 
 def _fastest(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The fastest runtime of each network, where several were timed alike."""
+    """The fastest runtime of each network, where several were timed alike and their
+    rows are valid."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for run in runs:
-        keys = ("backbone", "model", "protocol", "batch_size")
-        if run["p50_ms"] is not None:
+        keys = ("backbone", "model", "protocol", "batch_size", "precision")
+        if run["p50_ms"] is not None and run["valid"]:
             groups.setdefault(tuple(run[key] for key in keys), []).append(run)
     lines = []
-    for (backbone, model, protocol, batch_size), group in groups.items():
+    for (backbone, model, protocol, batch_size, precision), group in groups.items():
         best = min(group, key=lambda run: run["p50_ms"])
         others = [run for run in group if run["runtime"] != best["runtime"]]
         ratios = [
@@ -183,8 +194,8 @@ def _fastest(runs: Sequence[dict[str, Any]]) -> list[str]:
         ]
         if ratios:
             lines.append(
-                f"{backbone}, {model}, {protocol}, batch {batch_size}: fastest is "
-                f"{best['runtime']}; {', '.join(ratios)}"
+                f"{backbone}, {model}, {protocol}, batch {batch_size}, {precision}: "
+                f"fastest is {best['runtime']}; {', '.join(ratios)}"
             )
     return lines
 
