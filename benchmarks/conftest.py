@@ -73,8 +73,9 @@ def pytest_benchmark_compare_machine_info(
 
 @pytest.fixture(scope="session")
 def compute():
-    """The device that `--devices=auto` chooses."""
+    """The first of the devices that `--devices=auto` chooses, as inference takes it."""
+    from tlperf.core.choices import Strategy
     from tlperf.core.settings import DeviceConfig
     from tlperf.device.setup import setup_compute
 
-    return setup_compute(DeviceConfig())
+    return setup_compute(DeviceConfig(strategy=Strategy.ONE))

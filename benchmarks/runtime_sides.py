@@ -1,18 +1,19 @@
 """The sides of `bench_runtimes.py`, timed in turn in this process.
 
-    python -m benchmarks.runtime_sides vgg16 15 sides.json
+    python -m benchmarks.runtime_sides vgg16 15 FOLDER
 
-Writes seconds by side, differences from Keras' output, what was left out and the peak
-of memory. Exporting takes the most memory of all, so the exported sides come first.
+FOLDER has the files of `benchmarks.runtime_files`; a side whose file is not there is
+left out. Writes FOLDER/sides.json: seconds by side, differences from Keras' output and
+the peak of memory.
 """
 
 import gc
-import importlib.metadata
 import json
 import math
 import pathlib
+import shutil
+import statistics
 import sys
-import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,24 +21,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.runtime_files import BATCH_SIZE, EXPORTS, further_inputs, load_model
 from tlperf.core.choices import Precision, Protocol, Runtime, Xla
-from tlperf.core.errors import TlperfError
-from tlperf.core.machine import peak_memory_bytes
+from tlperf.core.machine import package_versions, peak_memory_bytes
 from tlperf.core.settings import DeviceConfig
 from tlperf.device.setup import Compute, setup_compute
+from tlperf.latency import runtimes
 from tlperf.latency.cells import IMAGENET
 from tlperf.latency.checks import output_difference
-from tlperf.latency.packages import check_installed
-from tlperf.latency.protocols import PROTOCOLS, Subject, float_images
-from tlperf.latency.sessions import import_onnxruntime, import_openvino
+from tlperf.latency.protocols import PROTOCOLS, SEED, Subject, float_images
+from tlperf.latency.sessions import import_openvino
 from tlperf.latency.timer import Steps, drop, repeat, warm_up
-from tlperf.latency.trial import SEED
-from tlperf.model.build import build_imagenet_model
+from tlperf.model.facts import count_macs
 from tlperf.reference.backbones import find_backbone
 
-BATCH_SIZE = 16
 MOST_DIFFERENCE = 1e-3
-STATISTICS_IMAGES = 4  # a step of training takes more memory than all sides
+TURN_SECS = 0.5
+PRODUCT_SIDE = 2048
+# What a step's multiply-adds take at the rate of a large product.
+BOUND = "multiply-add bound"
 
 
 class Side(NamedTuple):
@@ -46,107 +48,103 @@ class Side(NamedTuple):
     Attributes:
         steps: on the images.
         lead: first steps of a call that carry its set-up.
-        folder: of its files, which are read while it runs.
     """
 
     steps: Steps
     lead: int = 0
-    folder: tempfile.TemporaryDirectory | None = None
 
 
-def ours(protocol: Protocol, runtime: Runtime = Runtime.TF) -> Callable[..., Side]:
+class Setup(NamedTuple):
+    """What every side is made of."""
+
+    subject: Subject
+    images: np.ndarray
+    compute: Compute
+    folder: pathlib.Path
+
+
+def ours(protocol: Protocol, runtime: Runtime = Runtime.TF) -> Callable[[Setup], Side]:
     """A protocol of `tlperf latency`."""
 
-    def make(subject: Subject, images: np.ndarray, compute: Compute) -> Side:
-        timed = PROTOCOLS[protocol](subject, len(images), compute, runtime=runtime)
-        return Side(timed.steps(timed.place(images)), timed.lead)
+    def make(setup: Setup) -> Side:
+        batch_size = len(setup.images)
+        timed = PROTOCOLS[protocol](
+            setup.subject, batch_size, setup.compute, runtime=runtime
+        )
+        return Side(timed.steps(timed.place(setup.images)), timed.lead)
 
     return make
 
 
-def traced_call(subject: Subject, images: np.ndarray, compute: Compute) -> Side:
+def traced_call(setup: Setup) -> Side:
     """Keras' own call in a tf.function, as its guides write it."""
-    function = tf.function(lambda x: subject.model(x, training=False))
-    with tf.device(compute.devices[0]):
-        placed = tf.constant(images)
+    function = tf.function(lambda x: setup.subject.model(x, training=False))
+    with tf.device(setup.compute.devices[0]):
+        placed = tf.constant(setup.images)
     return Side(repeat(lambda: function(placed).numpy()))
 
 
-def further_inputs(subject: Subject) -> list[np.ndarray]:
-    """What Keras 3.15's ONNX exporter makes inputs of beside the images: the statistics
-    of Normalization layers, of which EfficientNetB0 has one."""
-    return [
-        np.asarray(values, np.float32)
-        for layer in subject.model.layers
-        if isinstance(layer, keras.layers.Normalization)
-        for values in (layer.mean, layer.variance)
-    ]
-
-
-def openvino_by_hand(subject: Subject, images: np.ndarray, compute: Compute) -> Side:
+def openvino_by_hand(setup: Setup) -> Side:
     """As OpenVINO's documentation writes it: read, give it its static shape, compile,
     infer. On CPUs that have bfloat16 units its default would not be float32."""
-    openvino = import_openvino()
-    folder = tempfile.TemporaryDirectory()
-    path = str(pathlib.Path(folder.name, "model.xml"))
-    subject.model.export(path, format="openvino", verbose=False)
-    core = openvino.Core()
-    model = core.read_model(path)
-    model.reshape(list(images.shape))
+    core = import_openvino().Core()
+    model = core.read_model(str(setup.folder / EXPORTS["openvino by hand"][0]))
+    model.reshape(list(setup.images.shape))
     compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    return Side(repeat(lambda: compiled(images)[0]), folder=folder)
+    return Side(repeat(lambda: compiled(setup.images)[0]))
 
 
-def onnxruntime_by_hand(subject: Subject, images: np.ndarray, compute: Compute) -> Side:
+def onnxruntime_by_hand(setup: Setup) -> Side:
     """As ONNX Runtime's documentation writes it: a session, and a feed by name."""
-    check_installed("onnxruntime", "tf2onnx")
-    onnxruntime = import_onnxruntime()  # as written there, but for its telemetry
-    folder = tempfile.TemporaryDirectory()
-    path = str(pathlib.Path(folder.name, "model.onnx"))
-    subject.model.export(path, format="onnx", verbose=False)
+    import onnxruntime
+
+    path = str(setup.folder / EXPORTS["onnxruntime by hand"][0])
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_inputs()]
-    feed = dict(zip(names, [images, *further_inputs(subject)], strict=True))
-    return Side(repeat(lambda: session.run(None, feed)[0]), folder=folder)
+    values = [setup.images, *further_inputs(setup.subject.model)]
+    feed = dict(zip(names, values, strict=True))
+    return Side(repeat(lambda: session.run(None, feed)[0]))
 
 
-SIDES: dict[str, Callable[..., Side]] = {
-    "onnxruntime": ours(Protocol.COMPILED, Runtime.ONNXRUNTIME),
-    "onnxruntime by hand": onnxruntime_by_hand,
+SIDES: dict[str, Callable[[Setup], Side]] = {
+    "keras predict": ours(Protocol.KERAS_PREDICT),
+    "traced Keras call": traced_call,
+    "tf": ours(Protocol.COMPILED),
     "openvino": ours(Protocol.COMPILED, Runtime.OPENVINO),
     "openvino by hand": openvino_by_hand,
-    "tf": ours(Protocol.COMPILED),
-    "traced Keras call": traced_call,
-    "keras predict": ours(Protocol.KERAS_PREDICT),
+    "onnxruntime": ours(Protocol.COMPILED, Runtime.ONNXRUNTIME),
+    "onnxruntime by hand": onnxruntime_by_hand,
 }
 
 
-def make_sides(
-    subject: Subject, images: np.ndarray, compute: Compute
-) -> tuple[dict[str, Side], list[str]]:
-    """All sides that are installed, and a line for each that is not."""
-    sides: dict[str, Side] = {}
-    left_out = []
-    for name, make in SIDES.items():
-        try:
-            sides[name] = make(subject, images, compute)
-        except TlperfError as error:
-            left_out.append(f"{name}: {error.found}; {error.remedy}")
-    return sides, left_out
+def product_side(compute: Compute) -> Side:
+    """A product of two square matrices, which no multiply-adds are faster than."""
+    product = tf.function(tf.linalg.matmul, autograph=False)
+    with tf.device(compute.devices[0]):
+        square = tf.ones([PRODUCT_SIDE, PRODUCT_SIDE])
+    return Side(repeat(lambda: product(square, square)[:1, :1].numpy()))
 
 
-def take_statistics(model: keras.Model, images: np.ndarray) -> None:
-    """Gives BatchNormalization the images' statistics: with those that it begins with,
-    random weights give every image of EfficientNetB0 the same output."""
-    norms = [
-        layer
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    for layer in norms:
-        layer.momentum = 0.0
-    if norms:
-        model(images, training=True)
+def take_files(folder: pathlib.Path) -> None:
+    """Gives the runtimes of tlperf the files that were exported before, where they
+    would export the network now."""
+
+    endings = {".onnx": (".onnx",), ".xml": (".xml", ".bin")}
+
+    def take(network: keras.Model, path: pathlib.Path, *_: Any, **__: Any) -> None:
+        for ending in endings[path.suffix]:
+            shutil.copy(folder / f"ours{ending}", path.with_suffix(ending))
+
+    runtimes.export_network = take
+
+
+def make_sides(setup: Setup) -> dict[str, Side]:
+    """All sides whose files are there."""
+    return {
+        name: make(setup)
+        for name, make in SIDES.items()
+        if name not in EXPORTS or (setup.folder / EXPORTS[name][0]).exists()
+    }
 
 
 def check_outputs(sides: dict[str, Side], reference: np.ndarray) -> dict[str, float]:
@@ -164,55 +162,60 @@ def check_outputs(sides: dict[str, Side], reference: np.ndarray) -> dict[str, fl
 
 
 def time_sides(sides: dict[str, Side], rounds: int) -> dict[str, list[float]]:
-    """Seconds of one step of each side a round; the order turns, every other round it
-    is reversed, so that no side always comes after the same one."""
+    """Seconds of a step of each side a round: the median of its turn, which is as many
+    steps as half a second holds, after one on which the threads and caches of the side
+    before weigh. Each round has an order of its own."""
+    generator = np.random.default_rng(SEED)
     names = list(sides)
     secs: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(rounds):
-        first = number // 2 % len(names)
-        order = names[first:] + names[:first]
-        for name in order[:: -1 if number % 2 else 1]:
-            side = sides[name]
-            secs[name].append(side.steps(1 + side.lead, math.inf, drop)[-1])
+    counts = {name: max(1, round(TURN_SECS / step_secs(sides[name]))) for name in names}
+    for _ in range(rounds):
+        for name in generator.permutation(names).tolist():
+            side, count = sides[name], counts[name]
+            steps = side.steps(side.lead + 1 + count, math.inf, drop)
+            secs[name].append(statistics.median(steps[-count:]))
     return secs
 
 
-def measure_sides(backbone: str, rounds: int) -> dict[str, Any]:
+def step_secs(side: Side) -> float:
+    """Of a warm step."""
+    return side.steps(2 + side.lead, math.inf, drop)[-1]
+
+
+def measure_sides(backbone: str, rounds: int, folder: pathlib.Path) -> dict[str, Any]:
     """What a network's sides take."""
     compute = setup_compute(
         DeviceConfig(devices="cpu", precision=Precision.FLOAT32, xla=Xla.OFF)
     )
     spec = find_backbone(backbone)
-    model = build_imagenet_model(spec)
+    model = load_model(backbone, folder)
     subject = Subject(spec, IMAGENET, model, spec.native_size, spec.normalisation)
     images = float_images(BATCH_SIZE, spec.native_size, SEED)
-    take_statistics(model, images[:STATISTICS_IMAGES])
-    sides, left_out = make_sides(subject, images, compute)
+    take_files(folder)
+    sides = make_sides(Setup(subject, images, compute, folder))
     differences = check_outputs(sides, np.asarray(model(images, training=False)))
+    sides[BOUND] = product_side(compute)
     for side in sides.values():
         warm_up(side.steps, least_steps=1 + side.lead)
     gc.collect()
     gc.disable()
     secs = time_sides(sides, rounds)
+    macs = count_macs(model) * BATCH_SIZE
+    secs[BOUND] = [one * macs / PRODUCT_SIDE**3 for one in secs[BOUND]]
     return {
         "secs": secs,
         "differences": differences,
-        "left_out": left_out,
         "process_peak_memory_bytes": peak_memory_bytes(),
         "device": compute.facts(),
-        "versions": {
-            name: importlib.metadata.version(name)
-            for name in ("tensorflow", "keras", "openvino", "onnxruntime")
-            if not any(text.startswith(name) for text in left_out)
-        },
+        "versions": package_versions("openvino", "onnxruntime", "onnxruntime-gpu"),
     }
 
 
 def main(arguments: list[str]) -> int:
-    """Measures a backbone so many rounds and writes a file."""
-    backbone, rounds, out = arguments
-    found = measure_sides(backbone, int(rounds))
-    pathlib.Path(out).write_text(json.dumps(found))
+    """Measures a backbone so many rounds and writes the file."""
+    backbone, rounds, folder = arguments[0], int(arguments[1]), arguments[2]
+    found = measure_sides(backbone, rounds, pathlib.Path(folder))
+    pathlib.Path(folder, "sides.json").write_text(json.dumps(found))
     return 0
 
 
