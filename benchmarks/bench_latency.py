@@ -102,6 +102,7 @@ def test_step(benchmark, spec, case: Case, compute, request):
         protocol=case.protocol.value,
         runtime=case.runtime.value,
         runtime_version=timed.version,
+        winograd_convolutions=timed.winograd,
         batch_size=case.batch_size,
         **figures,
         images_per_sec=ratio(case.batch_size * 1e3, figures["p50_ms"]),

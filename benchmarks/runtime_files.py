@@ -15,8 +15,10 @@ import keras
 import numpy as np
 
 from tlperf.core.choices import ExportFormat
+from tlperf.core.machine import usable_cores
 from tlperf.latency.export import export_network
 from tlperf.latency.protocols import SEED, float_images
+from tlperf.latency.runtimes import split_requests
 from tlperf.latency.sessions import import_openvino
 from tlperf.model.build import build_imagenet_model
 from tlperf.model.variety import spread_outputs
@@ -29,9 +31,12 @@ _SPREAD_IMAGES = 4
 
 def _export_ours(kind: ExportFormat) -> Callable[[keras.Model, pathlib.Path], None]:
     """As the runtimes of tlperf do."""
+    requests = 1
+    if kind is ExportFormat.OPENVINO:
+        requests, _ = split_requests(BATCH_SIZE, usable_cores())
 
     def export(model: keras.Model, path: pathlib.Path) -> None:
-        export_network(model, path, kind, batch_size=BATCH_SIZE)
+        export_network(model, path, kind, batch_size=BATCH_SIZE // requests)
 
     return export
 

@@ -48,6 +48,7 @@ def make_trial(cell, process, *, seed, kind="CPU", step_secs=0.04):
         "steady": True,
         "prepare_secs": {"trace": 0.7},
         "runtime_version": package_versions()["tensorflow"],
+        "winograd_convolutions": 0,
         "measured_secs": math.fsum(samples) + 2.5,
         "traces": 1,
         "retraces": 0,

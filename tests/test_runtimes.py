@@ -20,7 +20,7 @@ from tlperf.evaluation.samples import read_sample_images
 from tlperf.latency import export
 from tlperf.latency.export import export_network, onnx_memory_bytes
 from tlperf.latency.parity import PARITY_LIMIT, centred_logits, relative_difference
-from tlperf.latency.runtimes import RUNTIMES
+from tlperf.latency.runtimes import RUNTIMES, split_requests
 from tlperf.latency.sessions import (
     Cuda,
     import_onnxruntime,
@@ -161,8 +161,39 @@ def test_a_model_of_openvino_has_no_outputs_that_the_network_has_not(tmp_path):
     outputs = [len(core.read_model(one).outputs) for one in (by_hand, path)]
     assert outputs == [3, 1]
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype(np.float32)
-    found = open_openvino(path).infer({0: images})[0]
+    found = open_openvino(path)({0: images})[0]
     np.testing.assert_allclose(found, network(images), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "cores", "expected"),
+    [
+        # Requests, and how many at a time.
+        (16, 2, (8, 2)),
+        (16, 1, (1, 1)),
+        (1, 2, (1, 1)),
+        (2, 8, (1, 1)),
+        (7, 4, (1, 1)),
+        (6, 2, (1, 1)),
+        (6, 4, (3, 3)),
+        (32, 6, (16, 4)),
+        (32, 64, (16, 16)),
+    ],
+)
+def test_requests_share_a_batch_and_the_cores_evenly(batch_size, cores, expected):
+    assert split_requests(batch_size, cores) == expected
+
+
+@pytest.mark.parametrize("runtime", list(Runtime))
+def test_parts_of_a_batch_are_put_together_in_its_order(two_cpus, runtime):
+    skip_unless_installed(runtime)
+    network = tiny_net(input_shape=(32, 32, 3), classes=5)
+    images = random_images(8).astype(np.float32) / 255
+    loaded = RUNTIMES[runtime](network, images.shape, two_cpus)
+    expected = network(images, training=False).numpy()
+    assert np.std(expected, axis=0).max() > 1e-4
+    for given in (images, loaded.place(images)):
+        np.testing.assert_allclose(loaded.run(given), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("limit", [1 << 30, 1 << 40])

@@ -54,7 +54,10 @@ TOLERANCES = {
 }
 _PERCENTILES = (50, 90, 95, 99)
 # Of a trial: where and by what it was measured.
-PLACES = ("machine", "device", "device_text", "runtime_version", "code")
+PLACES = (
+    *("machine", "device", "device_text", "runtime_version", "winograd_convolutions"),
+    "code",
+)
 
 Trial = Mapping[str, Any]
 

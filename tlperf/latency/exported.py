@@ -115,7 +115,7 @@ def _open_onnx(path: pathlib.Path) -> Classify:
 
 
 def _open_openvino(path: pathlib.Path) -> Classify:
-    request = open_openvino(path)
+    request = open_openvino(path).create_infer_request()
 
     def classify(images: np.ndarray) -> np.ndarray:
         request.infer({0: images}, share_inputs=True)

@@ -71,6 +71,7 @@ class Timed:
             where steps change the network.
         prepare_secs: export, trace, load.
         version: of the runtime.
+        winograd: convolutions that take a quarter of the products.
         lead: first steps of a call that carry its set-up.
     """
 
@@ -81,6 +82,7 @@ class Timed:
     reference: Callable[[np.ndarray], np.ndarray] | None
     prepare_secs: dict[str, float]
     version: str
+    winograd: int = 0
     lead: int = 0
 
 
@@ -197,6 +199,7 @@ def _time_loaded(
         reference=_reference_of(network),
         prepare_secs=loaded.prepare_secs,
         version=loaded.version,
+        winograd=loaded.winograd,
     )
 
 

@@ -73,6 +73,7 @@ def _names(cell: Cell, trial: Trial) -> dict[str, Any]:
         "protocol_text": PROTOCOL_TEXTS[cell.protocol],
         "runtime": cell.runtime.value,
         "runtime_version": trial["runtime_version"],
+        "winograd_convolutions": trial["winograd_convolutions"],
         "batch_size": cell.batch_size,
         "precision": facts["precision"],
         "xla": facts["xla"],
@@ -109,9 +110,11 @@ def _find_warnings(
             "theirs cannot be seen"
         )
     if (row["share_of_matmul"] or 0.0) > 1.0:
-        yield (
-            "faster than the measured peak of products: kernels that multiply less "
-            "(Winograd's), or a wrong count"
+        yield "faster than the measured peak of products: " + (
+            f"{row['winograd_convolutions']} convolutions take a quarter of those "
+            "counted (Winograd's method)"
+            if row["winograd_convolutions"]
+            else "kernels that multiply less, or a wrong count"
         )
     if row["published"] is None:
         return

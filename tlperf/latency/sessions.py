@@ -1,7 +1,7 @@
 """Files opened in the runtimes of the extra `runtimes`; without TensorFlow.
 
     session = open_onnx(path)
-    request = open_openvino(path)
+    request = open_openvino(path).create_infer_request()
 
 Both report to their makers what they are used for, unless they are told not to before
 they are imported: here they are.
@@ -88,13 +88,20 @@ def import_openvino() -> Any:
     return openvino
 
 
-def open_openvino(path: pathlib.Path) -> Any:
-    """An inference request of a model compiled for latency, in float32, on the CPU."""
+def open_openvino(path: pathlib.Path, *, streams: int = 1) -> Any:
+    """A model compiled for the CPU, in float32.
+
+    Args:
+        path: of its `.xml`.
+        streams: requests that are computed side by side; one request takes all cores
+            otherwise.
+    """
     openvino = import_openvino()
     core = openvino.Core()
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(core.read_model(path), "CPU", settings)
-    return compiled.create_infer_request()
+    if streams > 1:
+        settings["NUM_STREAMS"] = str(streams)
+    return core.compile_model(core.read_model(path), "CPU", settings)
 
 
 def keep_first_output(path: pathlib.Path) -> None:

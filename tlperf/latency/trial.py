@@ -97,6 +97,7 @@ def take_trial(
         "steady": timing.is_steady,
         "prepare_secs": timed.prepare_secs,
         "runtime_version": timed.version,
+        "winograd_convolutions": timed.winograd,
         "measured_secs": secs,
         "traces": timed.traces(),
         "retraces": timed.traces() - traces[-1],

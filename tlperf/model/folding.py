@@ -26,22 +26,34 @@ def fold_depthwise(model: keras.Model) -> dict[int, np.ndarray]:
     """
     folded: dict[int, np.ndarray] = {}
     for convolution, norm in _find_pairs(model):
-        array = keras.ops.convert_to_numpy
-        mean, variance = array(norm.moving_mean), array(norm.moving_variance)
-        kernel, shift = array(convolution.kernel), array(norm.beta)
-        factor = 1 / np.sqrt(variance.astype(np.float64) + norm.epsilon)
+        kernel = keras.ops.convert_to_numpy(convolution.kernel)
+        factor, added = fold_statistics(norm)
         if norm.scale:
-            factor *= array(norm.gamma)
-            folded[id(norm.gamma)] = np.ones_like(mean)
+            folded[id(norm.gamma)] = np.ones_like(factor, norm.gamma.dtype)
         folded[id(convolution.kernel)] = np.asarray(
             kernel * factor.reshape(kernel.shape[-2:]), kernel.dtype
         )
-        folded[id(norm.beta)] = np.asarray(shift - mean * factor, shift.dtype)
-        folded[id(norm.moving_mean)] = np.zeros_like(mean)
+        folded[id(norm.beta)] = np.asarray(added, norm.beta.dtype)
+        folded[id(norm.moving_mean)] = np.zeros_like(factor, norm.moving_mean.dtype)
         folded[id(norm.moving_variance)] = np.full_like(
-            variance, _variance_of_one(norm.epsilon)
+            factor, _variance_of_one(norm.epsilon), norm.moving_variance.dtype
         )
     return folded
+
+
+def fold_statistics(
+    norm: keras.layers.BatchNormalization,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inference of a normalisation as a product and a sum, each float64 [C]."""
+    array = keras.ops.convert_to_numpy
+    variance = array(norm.moving_variance).astype(np.float64)
+    factor = 1 / np.sqrt(variance + norm.epsilon)
+    if norm.scale:
+        factor *= array(norm.gamma)
+    added = -array(norm.moving_mean) * factor
+    if norm.center:
+        added += array(norm.beta)
+    return factor, added
 
 
 def _variance_of_one(epsilon: float) -> np.float32:

@@ -226,6 +226,7 @@ def _place_problems(run: Row, machine: Row) -> Iterator[str]:
         "xla": device.get("xla"),
         "tf32": bool(device.get("tf32")) and run["precision"] == Precision.FLOAT32,
         "runtime_version": trial["runtime_version"],
+        "winograd_convolutions": trial["winograd_convolutions"],
         "code": trial["code"],
         "protocol_text": PROTOCOL_TEXTS[Protocol(run["protocol"])],
     }

@@ -41,6 +41,7 @@ RUN = {
     "protocol_text": kinds.TEXT,
     "runtime": kinds.one_of(Runtime),
     "runtime_version": kinds.TEXT,
+    "winograd_convolutions": kinds.WHOLE,
     "batch_size": kinds.COUNT,
     "image_size": kinds.COUNT,
     "precision": kinds.one_of(TOLERANCES),
@@ -80,6 +81,7 @@ TRIAL = {
     "device": kinds.OBJECT,
     "device_text": kinds.TEXT,
     "runtime_version": kinds.TEXT,
+    "winograd_convolutions": kinds.WHOLE,
     "code": kinds.OBJECT,
 }
 LOAD = {
