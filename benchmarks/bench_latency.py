@@ -34,28 +34,22 @@ from tlperf.core.trials import TOLERANCES
 from tlperf.core.units import ratio
 from tlperf.latency.cells import IMAGENET, Cell
 from tlperf.latency.checks import output_difference
-from tlperf.latency.protocols import PROTOCOLS, SEED, Subject, float_images
+from tlperf.latency.protocols import PROTOCOLS, SEED
+from tlperf.latency.subjects import build_imagenet_subject
 from tlperf.latency.timer import Keeper, drop, warm_up
 from tlperf.latency.trial import network_facts
-from tlperf.model.build import build_imagenet_model, dtype_policy
-from tlperf.model.variety import spread_outputs
 from tlperf.reference.backbones import find_backbone
 from tlperf.reference.paper import published_step
 
 ROUNDS = 100  # the fewest that a p99 is given of
 WARMUP_STEPS = 3
-SPREAD_IMAGES = 4
 PERCENTILES = (50, 90, 95, 99)
 
 
 @functools.lru_cache(maxsize=1)  # tests go backbone by backbone
 def find_subject(name, precision):
     """The network of a backbone."""
-    spec = find_backbone(name)
-    with dtype_policy(precision):
-        model = build_imagenet_model(spec)
-    spread_outputs(model, float_images(SPREAD_IMAGES, spec.native_size, SEED))
-    return Subject(spec, IMAGENET, model, spec.native_size, spec.normalisation)
+    return build_imagenet_subject(find_backbone(name), precision)
 
 
 def describe_rounds(rounds_secs):

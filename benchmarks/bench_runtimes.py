@@ -6,18 +6,18 @@
 Float32, batch 16, each 1000-class network at its native size. All sides of a network in
 one process, interleaved: a round takes a turn of each, half a second or one step after
 one that is not timed, in an order of its own, so that the two of a pair are seconds
-apart on a machine that drifts up to twofold within minutes. A process a
-network, and one before it for each export, so that no more than 10 GiB are taken at
-once. `benchmarks.runtime_sides` has the sides, each warm before the rounds and its
-output compared with Keras' own.
+apart on a machine that drifts up to twofold within minutes. Each export is made before
+in a process of its own: to ONNX it takes about 45 times the weights, and the sides of
+VGG16 alone peak at 13.5 GiB. `benchmarks.runtime_sides` has the sides, each warm before
+the rounds and its output compared with Keras' own.
 
 `runtimes.md` in the working directory has medians of the paired ratios with their 95 %
 intervals (order statistics, of the rounds of one process: `tlperf latency` takes
 several), and geometric means of the medians over the networks. The fastest of ours is
-chosen by the first third of the rounds, its ratio is of the others. The
-bound is what a step's multiply-adds take at the rate of a large product, measured in
-the same rounds: predict by it is what no runtime can gain more than, short of kernels
-that multiply less. A runtime that is not installed is left out and named.
+chosen by the first third of the rounds, its ratio is of the others. The bound is what a
+step's multiply-adds take at the rate of a large product, measured in the same rounds:
+predict by it is what no runtime can gain more than, short of kernels that multiply
+less. A runtime that is not installed is left out and named.
 """
 
 import json
@@ -141,8 +141,8 @@ def run_module(name: str, *arguments: str) -> None:
 
 def measure(backbone: str, rounds: int, folder: pathlib.Path) -> dict:
     """Makes a network's files and times its sides; what is not installed, or cannot be
-    exported here, is left out and named: to become ONNX the 1000-class VGG16 takes more
-    than 24 GiB (tf2onnx 1.17)."""
+    exported here, is left out and named: with tf2onnx 1.17 the 1000-class VGG16 was
+    killed while it became ONNX, holding 23 GiB."""
     run_module("runtime_files", "weights", backbone, str(folder))
     left_out = []
     for name, (_, _, packages) in EXPORTS.items():

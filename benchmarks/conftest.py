@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from tlperf.core.machine import gpu_facts, machine_facts
+from tlperf.core.machine import machine_and_gpu_facts
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -53,7 +53,7 @@ def pytest_generate_tests(metafunc):
 def pytest_benchmark_update_machine_info(config, machine_info):
     """Cores, memory, versions and GPUs beside what pytest-benchmark collects; asked for
     before TensorFlow may start."""
-    machine_info["tlperf"] = {**machine_facts(), **gpu_facts()}
+    machine_info["tlperf"] = machine_and_gpu_facts()
 
 
 def pytest_benchmark_compare_machine_info(

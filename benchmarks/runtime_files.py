@@ -3,8 +3,8 @@
     python -m benchmarks.runtime_files weights vgg16 FOLDER
     python -m benchmarks.runtime_files "openvino by hand" vgg16 FOLDER
 
-An export to ONNX takes up to 10 GiB, more than all sides that are timed together, and
-not all of it is given back. All processes have the weights of the first.
+An export to ONNX takes about 45 times the weights (tf2onnx 1.17), and not all of it is
+given back. All processes have the weights of the first.
 """
 
 import pathlib
@@ -14,19 +14,18 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from tlperf.core.choices import ExportFormat
+from tlperf.core.choices import ExportFormat, Precision
 from tlperf.core.machine import usable_cores
 from tlperf.latency.export import export_network
 from tlperf.latency.protocols import SEED, float_images
 from tlperf.latency.runtimes import split_requests
 from tlperf.latency.sessions import import_openvino
+from tlperf.latency.subjects import build_imagenet_subject
 from tlperf.model.build import build_imagenet_model
-from tlperf.model.variety import spread_outputs
 from tlperf.reference.backbones import find_backbone
 
 BATCH_SIZE = 16
 WEIGHTS = "model.weights.h5"
-_SPREAD_IMAGES = 4
 
 
 def _export_ours(kind: ExportFormat) -> Callable[[keras.Model, pathlib.Path], None]:
@@ -79,10 +78,8 @@ def load_model(backbone: str, folder: pathlib.Path) -> keras.Model:
 def save_weights(backbone: str, folder: pathlib.Path) -> None:
     """Random weights that tell images apart."""
     keras.utils.set_random_seed(SEED)
-    spec = find_backbone(backbone)
-    model = build_imagenet_model(spec)
-    spread_outputs(model, float_images(_SPREAD_IMAGES, spec.native_size, SEED))
-    model.save_weights(folder / WEIGHTS)
+    subject = build_imagenet_subject(find_backbone(backbone), Precision.FLOAT32.value)
+    subject.model.save_weights(folder / WEIGHTS)
 
 
 def further_inputs(model: keras.Model) -> list[np.ndarray]:

@@ -30,6 +30,12 @@ from tlperf.core.settings import RunConfig
         (lambda: settings.TrainConfig(learning_rate=0.0), "learning_rate is 0.0"),
         (lambda: settings.TrainConfig(epochs=0), "epochs is 0"),
         (lambda: settings.DeviceConfig(devices="gpu:x"), "devices is 'gpu:x'"),
+        (lambda: settings.DeviceConfig(devices="gpu:0,1,0"), "give each GPU once"),
+        (lambda: settings.DeviceConfig(devices="gpu:1,01"), "give each GPU once"),
+        (
+            lambda: settings.DeviceConfig(devices=f"gpu:{'9' * 5000}"),
+            "devices is 'gpu:9",
+        ),
         (lambda: settings.LatencyConfig(warmup_steps=0), "warmup_steps is 0"),
         (lambda: settings.LatencyConfig(protocols=()), "give at least one"),
         (lambda: RunConfig(workdir=""), "workdir is ''"),
@@ -45,6 +51,14 @@ def test_a_bad_value_is_printed_with_what_to_give(make, text):
     assert text in str(caught.value)
     assert caught.value.code is ExitCode.USAGE
     assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("devices", "numbers"),
+    [("auto", ()), ("cpu", ()), ("gpu", ()), ("gpu:1", (1,)), ("gpu:2,0", (2, 0))],
+)
+def test_gpus_are_named_by_number(devices, numbers):
+    assert settings.DeviceConfig(devices=devices).gpu_numbers == numbers
 
 
 def test_settings_come_back_equal_from_json():

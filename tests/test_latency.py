@@ -13,6 +13,7 @@ import tensorflow as tf
 from tests.tiny import TINY
 from tlperf.core import files
 from tlperf.core.choices import Precision, Protocol, Runtime, Xla
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import LatencyConfig, RunConfig
 from tlperf.core.statistics import median
 from tlperf.core.trials import is_memoising
@@ -29,7 +30,7 @@ from tlperf.latency.protocols import PROTOCOLS
 from tlperf.latency.runtimes import RUNTIMES
 from tlperf.latency.subjects import Subjects
 from tlperf.latency.timer import TimerPlan, drop, measure
-from tlperf.latency.trial import take_trial
+from tlperf.latency.trial import check_work, take_trial
 from tlperf.model.deploy import with_preprocessing
 from tlperf.model.preprocess import normalise
 from tlperf.reference.backbones import (
@@ -137,6 +138,32 @@ def test_timed_steps_give_what_untimed_ones_give(two_cpus, subjects, protocol):
     assert checks["difference"] < 1e-5
     assert checks["top1_changes"] == 0
     assert len(checks["repeat_ratios"]) == 5
+
+
+@pytest.mark.parametrize(("batch_size", "calls"), [(1, 2), (2, 1), (3, 1)])
+def test_variety_is_that_of_other_images(two_cpus, subject, batch_size, calls):
+    """Those of the batch; a single image has none beside it."""
+    timed = PROTOCOLS[Protocol.COMPILED](subject, batch_size, two_cpus)
+    reference, asked = timed.reference, []
+    assert reference is not None
+
+    def count(images):
+        asked.append(images)
+        return reference(images)
+
+    images = timed.make_images(0)
+    placed, output = timed.place(images), reference(images)
+    counting = dataclasses.replace(timed, reference=count)
+    checks = check_work(counting, placed, [output], "float32")
+    assert checks is not None
+    assert len(asked) == calls
+    assert checks["difference"] == 0
+    assert checks["variety"] > checks["tolerance"]
+    # A network that answers all alike.
+    alike = dataclasses.replace(timed, reference=lambda images: 0 * output + 0.001)
+    checks = check_work(alike, placed, [0 * output + 0.001], "float32")
+    assert checks is not None
+    assert checks["variety"] == 0
 
 
 def plant(monkeypatch, change):
@@ -381,6 +408,21 @@ def test_a_step_of_training_moves_the_weights(two_cpus):
     after = [v.numpy() for v in subject.classifier.active.trainable_variables]
     assert any(np.any(a != b) for a, b in zip(before, after, strict=True))
     assert timed.reference is None
+
+
+def test_replicas_share_the_images_of_a_step_of_training(mirrored):
+    subjects = Subjects(TINY, RunConfig(workdir="w"), compute=mirrored, trained=None)
+    subject = subjects.find(make_cell(Protocol.TRAIN_STEP))
+    timed = PROTOCOLS[Protocol.TRAIN_STEP](subject, 6, mirrored)
+    images = timed.make_images(0)
+    placed = timed.place(images)
+    parts = mirrored.strategy.experimental_local_results(placed.image)
+    assert [part.device[-5:] for part in parts] == ["CPU:0", "CPU:1"]
+    np.testing.assert_array_equal(np.concatenate(parts), images)
+    timed.steps(placed)(1, math.inf, drop)
+    with pytest.raises(TlperfError, match="--latency_batch_size=5 cannot be") as caught:
+        PROTOCOLS[Protocol.TRAIN_STEP](subject, 5, mirrored)
+    assert caught.value.code is ExitCode.CONFIG
 
 
 @pytest.mark.parametrize("protocol", [Protocol.KERAS_PREDICT, Protocol.COMPILED])

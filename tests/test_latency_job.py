@@ -11,13 +11,14 @@ import time
 import pytest
 
 from tests.timings import make_trial
-from tlperf.core import files
-from tlperf.core.choices import Protocol, Sweep
+from tlperf.core import files, machine
+from tlperf.core.choices import Precision, Protocol, Runtime, Sweep, Xla
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.results import read_results
-from tlperf.core.settings import LatencyConfig, RunConfig
-from tlperf.job import timing
-from tlperf.latency.cells import Cell
+from tlperf.core.settings import DeviceConfig, InputConfig, LatencyConfig, RunConfig
+from tlperf.job import timing, trial
+from tlperf.job.trial import REPLICAS_NAME
+from tlperf.latency.cells import FINETUNED, Cell
 
 SMALL = (
     *("--backbones=keras:MobileNet", "--protocol=stream", "--processes=2"),
@@ -66,8 +67,9 @@ def test_each_process_is_a_fresh_one_and_a_stop_loses_no_finished_one(tmp_path):
 class Children:
     """Stands for the processes: of batches up to `fits` a trial is written."""
 
-    def __init__(self, fits=10**9, code=0, fails=None):
+    def __init__(self, fits=10**9, code=0, fails=None, replicas=1):
         self.fits, self.code, self.cells = fits, code, []
+        self.replicas = replicas
         self.fails = fails or (lambda cell, process: 0)
 
     def __call__(self):
@@ -78,6 +80,9 @@ class Children:
         _, cell_path, out, process = arguments
         cell = Cell.from_dict(files.read_json(pathlib.Path(cell_path)))
         self.cells.append(cell)
+        if self.replicas:
+            told = pathlib.Path(out).with_name(REPLICAS_NAME)
+            files.write_json(told, self.replicas)
         if code := self.code or self.fails(cell, int(process)):
             return code
         if cell.batch_size > self.fits:
@@ -128,6 +133,47 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does(tmp_path, monkeypatch
     tried = [c.batch_size for c in children.cells if c.backbone == "vgg16"][:3]
     assert tried == [32, 16, 8]
     outcome.raise_failure()
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "replicas", "tried"),
+    [
+        (32, 2, [32, 16, 8, 4, 2]),
+        (24, 4, [24, 12, 4]),  # of 6 and 2 four replicas cannot have as many each
+        (9, 3, [9, 3]),
+        (7, 1, [7, 3, 1]),
+        (32, None, [32]),  # it ended before it had its devices
+    ],
+)
+def test_half_of_a_batch_is_one_that_replicas_can_share(
+    tmp_path, monkeypatch, batch_size, replicas, tried
+):
+    children = Children(fits=0, replicas=replicas)
+    config = config_of(
+        tmp_path, protocols=(Protocol.TRAIN_STEP,), batch_size=batch_size
+    )
+    outcome = time_with(monkeypatch, children, config)
+    found = [one.batch_size for one in children.cells if one.backbone == "vgg16"]
+    assert found == tried
+    assert set(outcome.failures.values()) == {ExitCode.MEMORY}
+
+
+def test_a_process_tells_its_replicas_before_it_measures(two_cpus, tmp_path, capsys):
+    """One that measures nothing: its two replicas cannot share three images."""
+    device = DeviceConfig(devices="cpu", logical_devices=2)
+    inputs = InputConfig(image_size=32)
+    config = dataclasses.replace(config_of(tmp_path), device=device, input=inputs)
+    cell = Cell(
+        *("keras:mobilenet", FINETUNED, Protocol.TRAIN_STEP, Runtime.TF, 3),
+        *(Precision.FLOAT32, Xla.OFF, True),
+    )
+    files.write_json(tmp_path / "settings", config.to_dict())
+    files.write_json(tmp_path / "cell", dataclasses.asdict(cell))
+    names = [str(tmp_path / name) for name in ("settings", "cell", "trial.json")]
+    assert trial.main([*names, "0"]) == ExitCode.CONFIG
+    assert "--latency_batch_size=3 cannot be split over 2" in capsys.readouterr().err
+    assert files.read_json(tmp_path / REPLICAS_NAME) == 2
+    assert not (tmp_path / "trial.json").exists()
 
 
 def test_not_even_one_image_fits(tmp_path, monkeypatch):
@@ -211,7 +257,7 @@ def test_trials_of_another_machine_are_measured_again(tmp_path, monkeypatch):
     config = config_of(tmp_path, protocols=(Protocol.COMPILED,))
     time_with(monkeypatch, Children(fails=fails), config)
     facts = {"gpus": ["Tesla V100"], "gpu_driver": "Example driver 1.0"}
-    monkeypatch.setattr(timing, "gpu_facts", lambda: facts)
+    monkeypatch.setattr(machine, "gpu_facts", lambda: facts)
     again = Children()
     time_with(monkeypatch, again, resumed(config))
     assert len(again.cells) == 10  # both backbones, all five processes

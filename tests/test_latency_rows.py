@@ -67,7 +67,10 @@ def test_the_published_figure_breaks_its_devices_limit():
     ("trials", "reason"),
     [
         ([make_trial([0.1])] * 5, "5 samples, fewer than 10"),
-        ([make_trial()] * 4, "no interval: 4 process"),
+        ([make_trial([0.1])], "1 sample, fewer than 10"),
+        ([make_trial()], "no interval: 1 process, where 5 are needed"),
+        ([make_trial()] * 2, "an interval of 2 processes, where 5 are needed"),
+        ([make_trial()] * 4, "an interval of 4 processes, where 5 are needed"),
         ([make_trial([0.1 + 0.006 * n] * 60) for n in range(5)], "lie 11% around"),
         ([make_trial([0.1] * 20 + [0.115] * 40)] * 5, "took 1.15 of the first"),
         ([make_trial([0.12] * 20 + [0.1] * 40)] * 5, "took 0.83 of the first"),
@@ -99,6 +102,8 @@ def test_a_row_is_invalid_and_says_why(trials, reason):
     row = make_row(*trials)
     assert not row["valid"]
     assert any(reason in text for text in row["invalid"]), row["invalid"]
+    none = [text for text in row["invalid"] if text.startswith("no interval")]
+    assert bool(none) == (row["interval_ms"] is None)
     assert set(row["invalid"]) <= set(row["warnings"])
 
 

@@ -9,6 +9,7 @@ from tests.tiny import TINY
 from tlperf.core.batch import Batch
 from tlperf.core.choices import Precision, Preprocess
 from tlperf.core.settings import TrainConfig
+from tlperf.device.deliver import split_batch
 from tlperf.model.build import build_classifier
 from tlperf.model.optimizer import build_optimizer
 from tlperf.model.preprocess import normalisation_for, normalise
@@ -19,7 +20,6 @@ from tlperf.model.steps import (
     build_train_step,
     cross_entropy,
 )
-from tlperf.pipeline.deliver import split_batch
 from tlperf.reference.backbones import BACKBONES, TF_MODE
 
 pytestmark = pytest.mark.usefixtures("two_cpus")

@@ -198,7 +198,7 @@ def test_batches_are_copied_ahead_in_order(two_cpus, photos_dir):
 
 
 def test_the_next_item_is_made_while_one_is_used():
-    from tlperf.pipeline.deliver import one_ahead
+    from tlperf.device.deliver import one_ahead
 
     made = []
 
@@ -217,7 +217,7 @@ def test_the_next_item_is_made_while_one_is_used():
 
 
 def test_what_making_an_item_raises_is_raised_in_its_place():
-    from tlperf.pipeline.deliver import one_ahead
+    from tlperf.device.deliver import one_ahead
 
     asked = one_ahead(1 // number for number in (1, 0))
     assert next(asked) == 1
@@ -226,7 +226,7 @@ def test_what_making_an_item_raises_is_raised_in_its_place():
 
 
 def test_leaving_ends_the_thread():
-    from tlperf.pipeline.deliver import one_ahead
+    from tlperf.device.deliver import one_ahead
 
     asked = one_ahead(iter(range(9)))
     assert next(asked) == 0

@@ -451,6 +451,66 @@ def test_the_command_and_its_exit_codes(tmp_path, capsys):
     ]
 
 
+def checked_row(backbone, *problems):
+    row = {"backbone": backbone, "model": IMAGENET, "protocol": "compiled"}
+    row |= {"runtime": "tf", "batch_size": 32, "precision": "float32", "p50_ms": 1.0}
+    return {
+        **row,
+        "xla": False,
+        "tf32": False,
+        "ok": not problems,
+        "problems": problems,
+    }
+
+
+def lacking_lines(*rows):
+    """What stands between the table and the count."""
+    text = render_check({"rows": rows, "ok": False})
+    return text.splitlines()[1 + len(rows) : -1]
+
+
+def test_a_reason_is_told_once_with_the_rows_that_it_holds_for():
+    code = "code: files were changed since the commit"
+    name = "{}, imagenet, compiled, tf, batch 32".format
+    rows = [
+        checked_row("vgg16", code, "INVALID: 3 samples, fewer than 10"),
+        checked_row(
+            "xception", code, "INVALID: 4 samples, fewer than 10", "seed: \x1b"
+        ),
+        checked_row("resnet50", code),
+    ]
+    some = [
+        name("vgg16"),
+        name("xception") + ":",
+        "  INVALID: 3 samples, fewer than 10 (the others alike)",
+        name("xception") + ":",
+        "  seed: \\x1b",
+    ]
+    assert lacking_lines(*rows) == ["all 3 rows:", f"  {code}", *some]
+    good = checked_row("inceptionv3")
+    named = [name("vgg16"), name("xception"), name("resnet50") + ":"]
+    assert lacking_lines(*rows, good) == [*named, f"  {code}", *some]
+    assert lacking_lines(good) == []
+
+
+def test_reasons_of_other_names_are_others():
+    rows = [
+        checked_row("vgg16", "p50_ms: is 1.5, its samples give 2"),
+        checked_row("vgg16", "p90_ms: is 1.5, its samples give 2"),
+    ]
+    assert [line.split(":")[0] for line in lacking_lines(*rows)[1::2]] == [
+        "  p50_ms",
+        "  p90_ms",
+    ]
+
+
+def test_of_many_rows_some_are_named():
+    rows = [checked_row(f"b{number}", "seed: missing") for number in range(9)]
+    lines = lacking_lines(*rows, checked_row("good"))
+    assert lines[5].startswith("b5, ")
+    assert lines[6:] == ["and 3 more (--json names all):", "  seed: missing"]
+
+
 def test_no_timed_row_is_no_good_one(tmp_path):
     for _ in range(2):
         with pytest.raises(TlperfError, match="no timed row") as caught:

@@ -169,3 +169,8 @@ def machine_facts() -> dict[str, Any]:
         "memory_bytes": memory_bytes(),
         "versions": package_versions(),
     }
+
+
+def machine_and_gpu_facts() -> dict[str, Any]:
+    """What a timed process says about where it ran."""
+    return {**machine_facts(), **gpu_facts()}

@@ -378,7 +378,7 @@ class DeviceConfig:
             "FIRST:LAST, steps from 1, e.g. 10:15",
         )
         _check(
-            bool(re.fullmatch(r"auto|cpu|gpu(:\d+(,\d+)*)?", self.devices)),
+            bool(re.fullmatch(r"auto|cpu|gpu(:\d{1,9}(,\d{1,9})*)?", self.devices)),
             "devices",
             self.devices,
             "auto, cpu, gpu or gpu:0,1",
@@ -389,9 +389,9 @@ class DeviceConfig:
             self.startup_timeout,
             "seconds, more than 0",
         )
-        indexes = self.devices.partition(":")[2].split(",")
+        numbers = self.gpu_numbers
         _check(
-            len(set(indexes)) == len(indexes), "devices", self.devices, "each GPU once"
+            len(set(numbers)) == len(numbers), "devices", self.devices, "each GPU once"
         )
         _check(
             0 <= self.logical_devices <= 64,
@@ -399,6 +399,12 @@ class DeviceConfig:
             self.logical_devices,
             "0 to 64",
         )
+
+    @property
+    def gpu_numbers(self) -> tuple[int, ...]:
+        """The GPUs that `devices` names; () where it names none."""
+        _, _, numbers = self.devices.partition(":")
+        return tuple(map(int, numbers.split(","))) if numbers else ()
 
     @property
     def traced_steps(self) -> tuple[int, int] | None:

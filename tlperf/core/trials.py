@@ -36,7 +36,7 @@ from tlperf.core.statistics import (
     scaled_mad,
     summarise,
 )
-from tlperf.core.units import ratio
+from tlperf.core.units import format_count, ratio
 
 LEAST_SAMPLES = 10
 LEAST_PROCESSES = 5
@@ -152,13 +152,17 @@ def find_faults(trials: Sequence[Trial], *, cores: int) -> Iterator[str]:
     """
     samples = all_samples(trials)
     if len(samples) < LEAST_SAMPLES:
-        yield f"{len(samples)} samples, fewer than {LEAST_SAMPLES}"
+        count = format_count(len(samples), "sample")
+        yield f"{count}, fewer than {LEAST_SAMPLES}"
+    spread = _derive_spread(trials)
     if len(trials) < LEAST_PROCESSES:
+        count = format_count(len(trials), "process", "processes")
+        what = "no interval: " if spread["interval_ms"] is None else "an interval of "
         yield (
-            f"no interval: {len(trials)} process, where {LEAST_PROCESSES} are needed "
-            "(tlperf latency takes as many)"
+            f"{what}{count}, where {LEAST_PROCESSES} are needed (tlperf latency takes "
+            "as many)"
         )
-    half_width = _derive_spread(trials)["half_width"] or 0.0
+    half_width = spread["half_width"] or 0.0
     if half_width > MOST_HALF_WIDTH:
         yield f"the processes' medians lie {half_width:.0%} around their middle"
     drift = find_drift([trial["samples_secs"] for trial in trials])

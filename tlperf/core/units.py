@@ -46,6 +46,17 @@ def format_bytes(count: float | None) -> str:
     return f"{value / 1024:.1f} TiB"
 
 
+def format_count(count: int, one: str, many: str = "") -> str:
+    """How many of something.
+
+    >>> format_count(1, "row"), format_count(3, "row")
+    ('1 row', '3 rows')
+    >>> format_count(2, "process", "processes")
+    '2 processes'
+    """
+    return f"{count} {one}" if count == 1 else f"{count} {many or one + 's'}"
+
+
 def format_number(value: float | None, digits: int = 3) -> str:
     """A plain number with `digits` decimals, or `n/a`.
 

@@ -193,13 +193,12 @@ def _visible_gpus(config: DeviceConfig) -> list[tf.config.PhysicalDevice]:
     # Looking for CUDA on a machine without it logs an error that is none.
     with quiet_stderr():
         physical = tf.config.list_physical_devices("GPU")
-    word, _, indexes = config.devices.partition(":")
-    if not physical and word != "cpu" and _NVIDIA_DRIVER.exists():
+    if not physical and config.devices != "cpu" and _NVIDIA_DRIVER.exists():
         log(
             "warning: this machine has an NVIDIA driver, but TensorFlow sees no GPU: "
             "install tlperf[gpu]; --verbose shows what TensorFlow says"
         )
-    if word == "cpu" or (word == "auto" and not physical):
+    if config.devices == "cpu" or (config.devices == "auto" and not physical):
         wanted: list[tf.config.PhysicalDevice] = []
     else:
         if not physical:
@@ -209,7 +208,7 @@ def _visible_gpus(config: DeviceConfig) -> list[tf.config.PhysicalDevice]:
                 found=f"--devices={config.devices}, but TensorFlow sees no GPU",
                 remedy="install tlperf[gpu] and a driver, or use --devices=cpu",
             )
-        chosen = [int(i) for i in indexes.split(",")] if indexes else None
+        chosen = config.gpu_numbers
         if chosen and max(chosen) >= len(physical):
             raise TlperfError(
                 ExitCode.UNAVAILABLE,

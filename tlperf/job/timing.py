@@ -6,8 +6,8 @@
 The first process of every cell comes before the second of any, so that a machine that
 slows down slows down all rows alike. What each process measured is in WORKDIR/trials
 until its row is written: --resume goes on from there. A cell whose batch does not fit
-is measured with half of it, and so on; of a sweep over batches the larger ones are left
-out.
+is measured with half of it, or a little less that its replicas can share, and so on; of
+a sweep over batches the larger ones are left out.
 """
 
 import dataclasses
@@ -18,13 +18,14 @@ from tlperf.core import files
 from tlperf.core.choices import Runtime, Sweep
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.locks import directory_lock
-from tlperf.core.machine import code_facts, gpu_facts, machine_facts
+from tlperf.core.machine import code_facts, machine_and_gpu_facts
 from tlperf.core.progress import log, progress_bar
 from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
 from tlperf.core.stopping import Stop, stop_signals
 from tlperf.core.units import format_secs
 from tlperf.job.children import Child
+from tlperf.job.trial import REPLICAS_NAME
 from tlperf.latency.cells import FINETUNED, IMAGENET, Cell, plan_cells
 from tlperf.latency.packages import check_installed
 from tlperf.latency.rows import build_row
@@ -155,7 +156,7 @@ class _Runner:
         # A row is of one code on one machine, and of one training's weights: what
         # others measured is measured again.
         self._settings["code"] = code_facts()
-        self._settings["machine"] = {**machine_facts(), **gpu_facts()}
+        self._settings["machine"] = machine_and_gpu_facts()
         self._settings["weights"] = {
             name: row["result"].get("weights_sha256")
             for name, row in latest(read_results(config.workdir), "train").items()
@@ -171,8 +172,8 @@ class _Runner:
                 slot.code = code
             elif Sweep.BATCH_SIZE in self._config.latency.sweep:
                 self._drop_larger(slot, slots)
-            elif slot.cell.batch_size > 1:
-                self._halve(slot)
+            elif half := self._half(slot.cell.batch_size):
+                self._shrink(slot, half)
             else:
                 slot.code = code
 
@@ -185,6 +186,7 @@ class _Runner:
             settings, cell = self._folder / "settings", self._folder / "cell"
             files.write_json(settings, self._config.to_dict())
             files.write_json(cell, dataclasses.asdict(slot.cell))
+            (self._folder / REPLICAS_NAME).unlink(missing_ok=True)
             code = self._child.run(
                 "tlperf.job.trial",
                 [str(settings), str(cell), str(path), str(process)],
@@ -226,11 +228,20 @@ class _Runner:
             slot.code = int(ExitCode.MEMORY)
         log(f"{cell.text}: does not fit; larger batches are left out")
 
-    def _halve(self, slot: _Slot) -> None:
-        batch_size = slot.cell.batch_size
-        slot.notes.append(f"a batch of {batch_size} does not fit the memory")
-        log(f"{slot.cell.text}: does not fit, tries {batch_size // 2}")
-        slot.cell = dataclasses.replace(slot.cell, batch_size=batch_size // 2)
+    def _half(self, batch_size: int) -> int:
+        """The largest batch up to half of one that the replicas of the process that
+        failed can share; 0 where there is none, and where that process ended before it
+        had its devices: no smaller batch would help it."""
+        path = self._folder / REPLICAS_NAME
+        if not path.exists():
+            return 0
+        replicas: int = files.read_json(path)
+        return batch_size // 2 // replicas * replicas
+
+    def _shrink(self, slot: _Slot, batch_size: int) -> None:
+        slot.notes.append(f"a batch of {slot.cell.batch_size} does not fit the memory")
+        log(f"{slot.cell.text}: does not fit, tries {batch_size}")
+        slot.cell = dataclasses.replace(slot.cell, batch_size=batch_size)
 
 
 def _collect(config: RunConfig, slots: list[_Slot]) -> TimingOutcome:

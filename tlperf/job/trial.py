@@ -3,11 +3,13 @@
     python -m tlperf.job.trial SETTINGS.json CELL.json TRIAL.json PROCESS
 
 A fresh process a trial: caches, memory layout and what was compiled before are no
-other's, and its peak of memory is this cell's. Writes TRIAL.json last.
+other's, and its peak of memory is this cell's. Writes TRIAL.json last, and first, once
+it has its devices, how many replicas share a step: beside it, as `replicas`.
 """
 
 import pathlib
 import sys
+from collections.abc import Callable
 
 from tlperf.core import files
 from tlperf.core.load import read_gpu_busy
@@ -18,9 +20,20 @@ from tlperf.job.outcome import run_guarded
 from tlperf.latency.cells import Cell
 from tlperf.reference.backbones import find_backbone
 
+REPLICAS_NAME = "replicas"
 
-def measure_cell(config: RunConfig, cell: Cell, process: int) -> dict[str, object]:
-    """The trial; the first process also traces steps, where that is asked for."""
+
+def measure_cell(
+    config: RunConfig, cell: Cell, process: int, *, tell_replicas: Callable[[int], None]
+) -> dict[str, object]:
+    """The trial; the first process also traces steps, where that is asked for.
+
+    Args:
+        config: of all.
+        cell: what to time.
+        process: number of this one.
+        tell_replicas: called before anything is measured.
+    """
     with quiet_stderr():
         from tlperf.device.setup import setup_compute
         from tlperf.latency.measure import process_plan
@@ -29,11 +42,12 @@ def measure_cell(config: RunConfig, cell: Cell, process: int) -> dict[str, objec
         from tlperf.latency.trial import take_trial
 
     device = cell.device_config(config.device)
-    first = device.devices.partition(":")[2].partition(",")[0]
-    gpu_busy = None if device.devices == "cpu" else read_gpu_busy(int(first or 0))
+    first = next(iter(device.gpu_numbers), 0)
+    gpu_busy = None if device.devices == "cpu" else read_gpu_busy(first)
     spec = find_backbone(cell.backbone)
     row = latest(read_results(config.workdir), "train").get(spec.name)
     compute = setup_compute(device)
+    tell_replicas(compute.replicas)
     subjects = Subjects(
         spec, config, compute=compute, trained=row["result"] if row else None
     )
@@ -58,7 +72,15 @@ def main(arguments: list[str]) -> int:
     def run() -> None:
         config = RunConfig.from_dict(files.read_json(settings))
         wanted = Cell.from_dict(files.read_json(cell))
-        files.write_json(out, measure_cell(config, wanted, int(arguments[3])))
+        trial = measure_cell(
+            config,
+            wanted,
+            int(arguments[3]),
+            tell_replicas=lambda count: files.write_json(
+                out.with_name(REPLICAS_NAME), count
+            ),
+        )
+        files.write_json(out, trial)
 
     return run_guarded("latency", run)
 

@@ -152,7 +152,8 @@ def find_format(path: pathlib.Path) -> ExportFormat:
 
 
 def top_names(path: pathlib.Path, kind: ExportFormat) -> tuple[str, ...]:
-    """Names of an exported network's files in its folder; a SavedModel is a folder."""
+    """Names of an exported network's files in its folder, its own first; a SavedModel
+    is a folder."""
     if kind is ExportFormat.OPENVINO:
         return path.name, path.with_suffix(_OPENVINO_WEIGHTS).name
     return (path.name,)
@@ -160,11 +161,10 @@ def top_names(path: pathlib.Path, kind: ExportFormat) -> tuple[str, ...]:
 
 def list_files(path: pathlib.Path, kind: ExportFormat) -> dict[str, pathlib.Path]:
     """The files of an exported network by name, relative to the folder it is in."""
-    found = [path]
-    if kind is ExportFormat.OPENVINO:
-        found.append(path.with_suffix(_OPENVINO_WEIGHTS))
-    elif kind is ExportFormat.SAVED_MODEL:
+    if kind is ExportFormat.SAVED_MODEL:
         found = sorted(one for one in path.rglob("*") if not one.is_dir())
+    else:
+        found = [path.with_name(name) for name in top_names(path, kind)]
     return {one.relative_to(path.parent).as_posix(): one for one in found}
 
 

@@ -75,8 +75,9 @@ def export_network(
 
 def onnx_memory_bytes(network: keras.Model) -> int:
     """About what writing a network as ONNX takes: tf2onnx 1.17 took 45 times the
-    weights of ResNet50 and 41 times those of InceptionResNetV2, and more than 24 GiB
-    for VGG16 with its 1000 classes, where the system would kill the process."""
+    weights of ResNet50 and 41 times those of InceptionResNetV2. For VGG16 with its 1000
+    classes the rule says 24 GiB: there the system killed the process when it held 23.
+    """
     return _ONNX_COPIES * _FLOAT32_BYTES * network.count_params() + _BASE_BYTES
 
 

@@ -17,8 +17,8 @@ import tensorflow as tf
 
 from tlperf.core.batch import Batch
 from tlperf.core.choices import Protocol, Runtime
-from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import TrainConfig
+from tlperf.device.deliver import check_batch_size, place_batch
 from tlperf.device.setup import Compute
 from tlperf.latency.runtimes import RUNTIMES, Loaded
 from tlperf.latency.timer import Clock, Keep, Steps, repeat
@@ -262,14 +262,7 @@ def prepare_train_step(
     classifier = subject.classifier
     if classifier is None:
         raise ValueError("expected a subject with a classifier")
-    if batch_size % compute.replicas:
-        raise TlperfError(
-            ExitCode.CONFIG,
-            "indivisible_batch",
-            found=f"a batch of {batch_size} cannot be split over {compute.replicas} "
-            "devices",
-            remedy=f"give a multiple of {compute.replicas}",
-        )
+    check_batch_size(batch_size, compute.replicas, flag="latency_batch_size")
     with compute.strategy.scope():
         optimizer = build_optimizer(
             subject.spec, TrainConfig(), precision=compute.precision
@@ -277,22 +270,18 @@ def prepare_train_step(
         optimizer.build(classifier.active.trainable_variables)
     config = StepConfig(subject.normalisation, batch_size=batch_size)
     train = build_train_step(classifier, optimizer, config, compute=compute)
-    own = batch_size // compute.replicas
 
     def place(images: np.ndarray) -> Batch:
-        def part(context: Any) -> Batch:
-            replica = context.replica_id_in_sync_group
-            with tf.device(compute.devices[replica]):
-                numbers = tf.range(own)
-                return Batch(
-                    image=tf.constant(images[own * replica : own * (replica + 1)]),
-                    label=numbers % 2,
-                    weight=tf.ones(own),
-                    index=tf.cast(numbers, tf.int64),
-                    draw=tf.zeros([own, 4]),
-                )
-
-        return compute.strategy.experimental_distribute_values_from_function(part)
+        with tf.device("CPU:0"):  # the host's memory
+            numbers = tf.range(batch_size)
+            batch = Batch(
+                image=tf.constant(images),
+                label=numbers % 2,
+                weight=tf.ones(batch_size),
+                index=tf.cast(numbers, tf.int64),
+                draw=tf.zeros([batch_size, 4]),
+            )
+        return place_batch(batch, compute)
 
     return Timed(
         make_images=lambda seed: pixel_images(batch_size, subject.image_size, seed),

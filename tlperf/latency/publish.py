@@ -26,7 +26,6 @@ from tlperf.latency.description import (
     Description,
     description_path,
     hash_files,
-    list_files,
     top_names,
 )
 from tlperf.latency.export import export_network
@@ -123,10 +122,9 @@ def export_checked(
         facts = hash_files(made, kind)
         description: Description = describe(format=kind, parity=parity, files=facts)
         files.write_json(staging / description_path(path).name, description.to_dict())
-        # Whoever finds the file finds all that belongs to it.
-        entries = {name.partition("/")[0] for name in list_files(made, kind)}
-        others = sorted(entries - {path.name})
-        files.publish_all([description_path(path).name, *others, path.name], staging)
+        # Whoever finds the file finds all that belongs to it: its own name is the last.
+        names = [description_path(path).name, *reversed(top_names(path, kind))]
+        files.publish_all(names, staging)
     return description
 
 

@@ -2,6 +2,7 @@
 
     subjects = Subjects(spec, config, compute=compute, trained=None)
     subjects.find(cell)
+    build_imagenet_subject(spec, "float32")
 
 Table 1 describes the 1000-class network with its top at its native size; the fine-tuned
 network is another one and gets rows of its own.
@@ -24,6 +25,20 @@ from tlperf.reference.backbones import BackboneSpec
 # Of a training that is timed where none was made: the study's.
 _CLASSES = 2
 _SPREAD_IMAGES = 4
+
+
+def build_imagenet_subject(spec: BackboneSpec, precision: str) -> Subject:
+    """The 1000-class network at its native size, with random weights that tell images
+    apart: time does not depend on the weights' values, what can be checked does.
+
+    Args:
+        spec: row of the backbone table.
+        precision: Keras dtype policy.
+    """
+    with dtype_policy(precision):
+        model = build_imagenet_model(spec)
+    spread_outputs(model, float_images(_SPREAD_IMAGES, spec.native_size, SEED))
+    return Subject(spec, IMAGENET, model, spec.native_size, spec.normalisation)
 
 
 class Subjects:
@@ -64,12 +79,7 @@ class Subjects:
         return self._subjects[key]
 
     def _build_imagenet(self) -> Subject:
-        spec = self._spec
-        with dtype_policy(self._compute.precision):
-            model = build_imagenet_model(spec)
-        # Time does not depend on the weights' values, what can be checked does.
-        spread_outputs(model, float_images(_SPREAD_IMAGES, spec.native_size, SEED))
-        return Subject(spec, IMAGENET, model, spec.native_size, spec.normalisation)
+        return build_imagenet_subject(self._spec, self._compute.precision)
 
     def _load_finetuned(self) -> Subject:
         spec, trained = self._spec, self._trained

@@ -18,8 +18,7 @@ from tlperf.core.choices import Precision, Protocol, Runtime
 from tlperf.core.load import load_between, read_load
 from tlperf.core.machine import (
     code_facts,
-    gpu_facts,
-    machine_facts,
+    machine_and_gpu_facts,
     peak_memory_bytes,
 )
 from tlperf.core.trials import TOLERANCES
@@ -108,7 +107,7 @@ def take_trial(
         "device_peak_memory_bytes": compute.peak_memory_bytes()
         if cell.runtime is Runtime.TF
         else None,
-        "machine": {**machine_facts(), **gpu_facts()},
+        "machine": machine_and_gpu_facts(),
         "device": compute.facts(),
         "device_text": compute.texts[0],
         "code": code_facts(),
@@ -152,7 +151,10 @@ def check_work(
         return None
     tolerance = TOLERANCES[Precision(precision)]
     reference = timed.reference(timed.make_images(SEED))
-    others = timed.reference(timed.make_images(SEED + 1))
+    # Of a batch, each image's neighbour is another one.
+    others = np.roll(reference, 1, axis=0)
+    if len(reference) == 1:
+        others = timed.reference(timed.make_images(SEED + 1))
 
     def finite(difference: float) -> float | None:  # infinity is no JSON
         return difference if math.isfinite(difference) else None

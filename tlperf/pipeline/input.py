@@ -28,9 +28,9 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import usable_cores
 from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
+from tlperf.device.deliver import check_batch_size, one_ahead, place_batch
 from tlperf.device.setup import Compute
 from tlperf.pipeline.decode import Decoder
-from tlperf.pipeline.deliver import check_batch_size, one_ahead, place_batch
 from tlperf.pipeline.endpoint import check_service_settings
 from tlperf.pipeline.load import Loader
 from tlperf.pipeline.memory import Workbench, budget_bytes

@@ -18,9 +18,9 @@ from tlperf.core.errors import SettingsError
 from tlperf.core.machine import memory_bytes, usable_cores
 from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
+from tlperf.device.deliver import check_batch_size
 from tlperf.pipeline.advice import advise, describe_demand
 from tlperf.pipeline.ceilings import Target, measure_ceilings
-from tlperf.pipeline.deliver import check_batch_size
 from tlperf.pipeline.input import cache_bytes
 from tlperf.pipeline.rates import measure_whole, stored_bytes
 from tlperf.pipeline.ways import fits_memory, measure_ways

@@ -55,9 +55,7 @@ DIGEST = Kind(
 )
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 COUNT = Kind("a whole number from 1", lambda value: _is_whole(value) and value >= 1)
-COUNTS = Kind(
-    "whole numbers from 1", _all_of(lambda value: _is_whole(value) and value >= 1)
-)
+COUNTS = Kind("whole numbers from 1", _all_of(COUNT.holds))
 WHOLE = Kind("a whole number from 0", lambda value: _is_whole(value) and value >= 0)
 POSITIVE = Kind("a number above 0", _is_positive)
 POSITIVES = Kind("numbers above 0", _all_of(_is_positive))

@@ -20,6 +20,7 @@ from tlperf.reporting.plots import BACKBONE_STYLES, PLOT_STYLE, new_figure, svg_
 from tlperf.reporting.rows import BackboneRows, Row, RunRows, collect_rows, finite
 
 _MOST_BOXES = 24
+_LINE_STYLES = ("-", "--", ":", "-.")
 _INVALID = "hollow: INVALID, see the row's reasons"
 
 
@@ -137,7 +138,7 @@ def draw_throughput(run: RunRows) -> Plot | None:
                 color=colour,
                 marker=marker,
                 markerfacecolor="none",
-                linestyle=("-", "--", ":", "-.")[number % 4],
+                linestyle=_LINE_STYLES[number % len(_LINE_STYLES)],
                 label=_line_label(*points[0]),
             )
             valid = [row for _, row in points if row.get("valid")]
@@ -234,7 +235,7 @@ def draw_roofline(run: RunRows) -> Plot | None:
                 [min(peak, edge * copy / 1e3) for edge in edges],
                 color="#1f2329",
                 linewidth=1,
-                linestyle=("-", "--", ":", "-.")[number % 4],
+                linestyle=_LINE_STYLES[number % len(_LINE_STYLES)],
             )
         drawn: set[str] = set()
         for (results, row), place in zip(rows, places, strict=True):

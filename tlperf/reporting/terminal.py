@@ -3,13 +3,19 @@
 print(render_train({"runs": [...]}))
 """
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tlperf.core.errors import escape_text
-from tlperf.core.units import NOT_AVAILABLE, format_bytes, format_number, format_secs
+from tlperf.core.units import (
+    NOT_AVAILABLE,
+    format_bytes,
+    format_count,
+    format_number,
+    format_secs,
+)
 from tlperf.reference.backbones import BACKBONES
+from tlperf.reporting.reasons import render_invalid, render_lacking
 
 # A longer table would push the rest off the screen; --json has all of it.
 _MOST_CLASS_ROWS = 40
@@ -143,20 +149,9 @@ def render_latency(result: dict[str, Any]) -> str:
     lines = [render_table(columns, rows)]
     lines.append(f"measured on {', '.join(devices) or NOT_AVAILABLE}")
     lines += _fastest(runs)
-    lines += _reasons(runs)
+    lines += render_invalid([run["invalid"] for run in runs])
     lines += [f"plot: {path}" for path in result.get("plots", ())]
     return "\n".join(lines)
-
-
-def _reasons(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """Why rows are INVALID: a line a rule, with its numbers of the first such row."""
-    rules: dict[str, list[str]] = {}
-    for reason in (reason for run in runs for reason in run["invalid"]):
-        rules.setdefault(re.sub(r"\d[\d.]*(e[+-]\d+)?", "#", reason), []).append(reason)
-    return [
-        f"INVALID: {first}" + (f" (and {len(more)} alike)" if more else "")
-        for first, *more in rules.values()
-    ]
 
 
 def _compute_words(run: dict[str, Any]) -> str:
@@ -201,19 +196,18 @@ def _fastest(runs: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def render_check(result: dict[str, Any]) -> str:
-    """A row a measurement, then what each of them lacks."""
-    names = ("backbone", "model", "protocol", "runtime")
-    table, lacking = [], []
-    for row in result["rows"]:
-        words = [*(row[name] for name in names), _compute_words(row)]
+    """A row a measurement, then what they lack."""
+    what = ("backbone", "model", "protocol", "runtime")
+    rows, table = result["rows"], []
+    for row in rows:
+        words = [*(row[name] for name in what), _compute_words(row)]
         words += [row["batch_size"], _ms(row["p50_ms"]), "yes" if row["ok"] else "NO"]
         table.append([escape_text(str(word or NOT_AVAILABLE)) for word in words])
-        if not row["ok"]:
-            lacking.append(f"{', '.join(table[-1][:4])}, batch {table[-1][5]}:")
-            lacking += [f"  {escape_text(text)}" for text in row["problems"]]
-    columns = [*names, "computes in", "batch", "p50", "can be published"]
-    good = sum(row["ok"] for row in result["rows"])
-    count = f"{good} of {len(result['rows'])} rows can be published"
+    names = [f"{', '.join(words[:4])}, batch {words[5]}" for words in table]
+    lacking = render_lacking(names, [row["problems"] for row in rows])
+    columns = [*what, "computes in", "batch", "p50", "can be published"]
+    good = sum(row["ok"] for row in rows)
+    count = f"{good} of {len(rows)} rows can be published"
     return "\n".join([render_table(columns, table), *lacking, count])
 
 
@@ -280,7 +274,7 @@ def render_verify(result: dict[str, Any]) -> str:
         + f": {escape_text(row['what'])}"
         for row in result["problems"]
     ]
-    count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+    count = format_count(len(problems), "problem")
     remedy = "run tlperf shard again with the same flags, which writes what is damaged"
     return "\n".join([f"{count}, {counts}", *problems, remedy])
 

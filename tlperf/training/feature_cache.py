@@ -32,8 +32,8 @@ from tlperf.core.locks import FolderLock
 from tlperf.core.progress import progress_bar
 from tlperf.core.settings import RunConfig
 from tlperf.core.units import format_bytes
+from tlperf.device.deliver import check_batch_size, one_ahead, place_batch
 from tlperf.device.setup import Compute
-from tlperf.pipeline.deliver import check_batch_size, one_ahead, place_batch
 from tlperf.pipeline.input import Batches, InputPipeline
 from tlperf.pipeline.order import BatchPlan, plan_view
 from tlperf.training.features import FeatureSplit, Layout

@@ -10,10 +10,10 @@ from tlperf.core.batch import Batch, FeatureBatch
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import memory_limit_bytes
 from tlperf.core.units import format_bytes
+from tlperf.device.deliver import place_batch
 from tlperf.device.setup import Compute
 from tlperf.model.preprocess import normalisation_for
 from tlperf.model.steps import StepConfig, build_train_step
-from tlperf.pipeline.deliver import place_batch
 from tlperf.pipeline.order import DRAWS
 from tlperf.training.trainer import Trainer
 

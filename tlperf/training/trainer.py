@@ -20,6 +20,7 @@ from tlperf.core.choices import Augment, BatchNorm, ClassWeights
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.store import StoredDataset
+from tlperf.device.deliver import check_batch_size
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier, build_classifier
 from tlperf.model.frozen import Encode, build_encoder
@@ -35,7 +36,6 @@ from tlperf.model.steps import (
     build_train_step,
 )
 from tlperf.model.weights import WeightsSource
-from tlperf.pipeline.deliver import check_batch_size
 from tlperf.pipeline.input import Batches, InputPipeline
 from tlperf.reference.backbones import BackboneSpec, Normalisation
 from tlperf.training.feature_cache import FeatureBatches

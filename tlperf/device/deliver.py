@@ -18,13 +18,21 @@ Item = TypeVar("Item")
 AnyBatch = TypeVar("AnyBatch", Batch, FeatureBatch)
 
 
-def check_batch_size(batch_size: int, replicas: int) -> None:
-    """Refuses a global batch that replicas cannot share evenly (exit code 78)."""
+def check_batch_size(
+    batch_size: int, replicas: int, *, flag: str = "batch_size"
+) -> None:
+    """Refuses a global batch that replicas cannot share evenly (exit code 78).
+
+    Args:
+        batch_size: images a step.
+        replicas: of the strategy.
+        flag: that gives the batch.
+    """
     if batch_size % replicas:
         raise TlperfError(
             ExitCode.CONFIG,
             "indivisible_batch",
-            found=f"--batch_size={batch_size} cannot be split over {replicas} replicas",
+            found=f"--{flag}={batch_size} cannot be split over {replicas} replicas",
             remedy=f"give a multiple of {replicas}",
         )
 
