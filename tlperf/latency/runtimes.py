@@ -36,7 +36,7 @@ from tlperf.latency.sessions import (
     open_openvino,
 )
 from tlperf.model.frozen import apply_constant
-from tlperf.model.inference import count_winograd, with_winograd
+from tlperf.model.inference import count_winograd, rewrite
 
 # Of a batch, side by side in one graph, on CPUs: while the last thread of an operation
 # of one ends, the other's go on. 2 to 9 % faster for 16 images on two cores.
@@ -72,8 +72,8 @@ def load_tf(network: keras.Model, shape: Sequence[int], compute: Compute) -> Loa
     """A graph of its own, on the first device."""
     device, traces = compute.devices[0], 0
     start = time.perf_counter()
-    if compute.kind == "CPU" and not compute.jit_compile:
-        network = with_winograd(network)
+    if not compute.jit_compile:
+        network = rewrite(network, cpu=compute.kind == "CPU")
 
     def forward(x: tf.Tensor) -> tf.Tensor:
         nonlocal traces

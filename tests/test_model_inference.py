@@ -1,0 +1,211 @@
+"""A network rewritten for inference computes the same."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tlperf.model import frozen
+from tlperf.model.deploy import with_preprocessing
+from tlperf.model.frozen import apply_constant
+from tlperf.model.inference import count_winograd, rewrite
+from tlperf.reference.backbones import TF_MODE
+
+pytestmark = pytest.mark.usefixtures("two_cpus")
+
+SHAPE = (15, 14, 48)
+FILTERS = 64
+
+
+def make(shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def difference(found, expected):
+    """The largest, as a share of the largest number."""
+    return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def build(*layers, more=lambda x, made: x):
+    """A network whose statistics are no ones and zeros."""
+    inputs = keras.Input(SHAPE)
+    made = layers[0](inputs)
+    x = made
+    for layer in layers[1:]:
+        x = layer(x)
+    network = keras.Model(inputs, more(x, made))
+    generator = np.random.default_rng(0)
+    for variable in network.variables:
+        least = 0.1 if "variance" in variable.path or "gamma" in variable.path else -1
+        variable.assign(generator.uniform(least, 1, variable.shape))
+    return network
+
+
+def convolution(**options):
+    return keras.layers.Conv2D(FILTERS, 3, **options)
+
+
+def depthwise(**options):
+    return keras.layers.DepthwiseConv2D(3, **{"depth_multiplier": 2, **options})
+
+
+def padded(*padding):
+    return keras.layers.ZeroPadding2D(padding)
+
+
+def norm(**options):
+    return keras.layers.BatchNormalization(**options)
+
+
+def relu():
+    return keras.layers.Activation("relu")
+
+
+def run(network, images):
+    function = tf.function(lambda x: apply_constant(network, x)[0], autograph=False)
+    return function(tf.constant(images))
+
+
+@pytest.mark.parametrize(
+    ("layers", "kept"),
+    [
+        # With those that become a part of the convolution, which the rewritten network
+        # has no longer.
+        ([convolution], 2),
+        ([lambda: convolution(padding="same", activation="relu")], 2),
+        ([convolution, norm], 2),
+        ([lambda: convolution(use_bias=False), norm, relu], 2),
+        ([convolution, lambda: norm(scale=False, center=False), keras.layers.ReLU], 2),
+        ([convolution, relu, norm], 3),
+        ([lambda: convolution(activation="relu"), norm], 3),
+        ([convolution, norm, lambda: keras.layers.Activation("swish")], 3),
+        ([convolution, lambda: norm(axis=1)], 3),
+        ([convolution, lambda: keras.layers.ReLU(max_value=6)], 3),
+        ([convolution, lambda: keras.layers.ReLU(negative_slope=0.1)], 3),
+        ([convolution, convolution, relu], 3),
+        ([depthwise, norm], 2),
+        ([depthwise, lambda: norm(scale=False, center=False), relu], 3),
+        ([lambda: depthwise(use_bias=False, padding="same"), norm], 2),
+        # At 15 x 14 pixels "same" is one row on each side, and one column on the right.
+        ([lambda: padded((1, 1), (0, 1)), lambda: depthwise(strides=2), norm], 2),
+        ([lambda: padded((0, 1), (0, 1)), lambda: depthwise(strides=2), norm], 3),
+        ([lambda: padded((1, 1), (0, 1)), lambda: depthwise(), norm], 3),
+        ([lambda: keras.layers.Rescaling(1 / 255, -0.5), convolution], 3),
+        (
+            [
+                lambda: keras.layers.Rescaling(1 / 255),
+                lambda: keras.layers.Normalization(
+                    mean=[0.5] * 48, variance=[0.2] * 48
+                ),
+                lambda: keras.layers.Rescaling([2.0] * 48),
+                convolution,
+            ],
+            3,
+        ),
+    ],
+)
+def test_a_rewritten_network_computes_the_same(layers, kept):
+    network = build(*(make_layer() for make_layer in layers))
+    before = [layer.name for layer in network.layers]
+    fast = rewrite(network, cpu=True)
+    assert count_winograd(fast) == sum(
+        type(layer) is keras.layers.Conv2D for layer in network.layers
+    )
+    assert len(fast.layers) == kept
+    images = make((2, *SHAPE), seed=3)
+    expected = network(images, training=False)
+    found = run(fast, images)
+    assert difference(found.numpy(), expected.numpy()) < 1e-5
+    # The network itself stays as it was.
+    assert [layer.name for layer in network.layers] == before
+    np.testing.assert_array_equal(network(images, training=False), expected)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        lambda x, made: keras.layers.Concatenate()([x, made]),
+        lambda x, made: x + made,  # no layer
+        lambda x, made: [x, made],
+    ],
+)
+@pytest.mark.parametrize("first", [convolution, depthwise])
+def test_what_is_read_elsewhere_too_is_kept(first, more):
+    network = build(first(), norm(), relu(), more=more)
+    fast = rewrite(network, cpu=True)
+    assert count_winograd(fast) == (first is convolution)
+    names = {type(layer).__name__ for layer in fast.layers}
+    assert {"BatchNormalization", "Activation"} <= names
+    images = make((2, *SHAPE), seed=3)
+    expected = network(images, training=False)
+    for one, other in zip(
+        keras.tree.flatten(run(fast, images)),
+        keras.tree.flatten(expected),
+        strict=True,
+    ):
+        assert difference(one.numpy(), other.numpy()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: keras.layers.Conv2D(FILTERS, 1),
+        lambda: keras.layers.Conv2D(FILTERS, (1, 3)),
+        lambda: keras.layers.Conv2D(32, 3),
+        lambda: convolution(strides=2),
+        lambda: convolution(dilation_rate=2),
+        lambda: convolution(groups=2),
+        lambda: convolution(activation="swish"),
+        lambda: convolution(dtype="mixed_bfloat16"),
+        depthwise,
+        lambda: keras.layers.SeparableConv2D(FILTERS, 3),
+    ],
+)
+def test_others_are_left_alone(layer):
+    network = build(layer())
+    assert rewrite(network, cpu=True) is network
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (lambda: depthwise(activation="relu"), norm),
+        (depthwise, lambda: norm(axis=1)),
+        (convolution, norm),
+        (lambda: keras.layers.Rescaling(2.0), convolution),
+    ],
+)
+def test_what_only_a_cpu_gains_by_is_left_to_others(first, then):
+    """A depthwise convolution's own activation comes before its normalisation."""
+    network = build(first(), then())
+    assert rewrite(network, cpu=False) is network
+
+
+def test_a_large_matrix_is_no_constant_of_the_graph(monkeypatch):
+    """TensorFlow would copy it in each pass of its optimiser."""
+    network = build(keras.layers.Flatten(), keras.layers.Dense(16))
+    images = make((2, *SHAPE), seed=3)
+    expected = network(images, training=False).numpy()
+    sizes = []
+    for handed_bytes in (2**30, 2**10):
+        monkeypatch.setattr(frozen, "_HANDED_BYTES", handed_bytes)
+        function = tf.function(lambda x: apply_constant(network, x)[0], autograph=False)
+        graph = function.get_concrete_function(tf.TensorSpec(images.shape))
+        sizes.append(graph.graph.as_graph_def().ByteSize())
+        assert difference(graph(tf.constant(images)).numpy(), expected) < 1e-5
+    matrix_bytes = 4 * 16 * int(np.prod(SHAPE))
+    assert sizes[1] < sizes[0] - 0.9 * matrix_bytes
+
+
+def test_a_network_in_a_network_is_rewritten():
+    """As the one with preprocessing around it."""
+    inputs = keras.Input((16, 16, 3))
+    x = keras.layers.Conv2D(48, 3, strides=2)(inputs)
+    x = relu()(norm()(convolution()(x)))
+    network = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(x))
+    whole = with_preprocessing(network, TF_MODE)
+    fast = rewrite(whole, cpu=True)
+    assert count_winograd(fast) == count_winograd(rewrite(network, cpu=True)) == 1
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    expected = whole(pixels, training=False)
+    assert difference(run(fast, pixels).numpy(), expected.numpy()) < 1e-5
