@@ -30,11 +30,11 @@ WEIGHTS = "model.weights.h5"
 
 def _export_ours(kind: ExportFormat) -> Callable[[keras.Model, pathlib.Path], None]:
     """As the runtimes of tlperf do."""
-    requests = 1
-    if kind is ExportFormat.OPENVINO:
-        requests, _ = split_requests(BATCH_SIZE, usable_cores())
 
     def export(model: keras.Model, path: pathlib.Path) -> None:
+        requests = 1
+        if kind is ExportFormat.OPENVINO:
+            requests, _ = split_requests(model, BATCH_SIZE, usable_cores())
         export_network(model, path, kind, batch_size=BATCH_SIZE // requests)
 
     return export

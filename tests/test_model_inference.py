@@ -166,6 +166,20 @@ def test_others_are_left_alone(layer):
     assert rewrite(network, cpu=True) is network
 
 
+def test_a_normalisation_before_a_residual_sum_is_folded():
+    inputs = keras.Input(SHAPE)
+    x = norm()(keras.layers.Conv2D(SHAPE[-1], 1)(inputs))
+    network = keras.Model(inputs, relu()(keras.layers.Add()([inputs, x])))
+    for variable in network.variables:
+        variable.assign(np.random.default_rng(0).uniform(0.1, 1, variable.shape))
+    fast = rewrite(network, cpu=True)
+    kinds = [type(layer).__name__ for layer in fast.layers]
+    assert kinds == ["InputLayer", "Conv2D", "Add", "Activation"]
+    images = make((2, *SHAPE), seed=3)
+    expected = network(images, training=False).numpy()
+    assert difference(run(fast, images).numpy(), expected) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("first", "then"),
     [

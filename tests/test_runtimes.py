@@ -17,7 +17,7 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import memory_limit_bytes
 from tlperf.core.recipe import PixelRecipe
 from tlperf.evaluation.samples import read_sample_images
-from tlperf.latency import export
+from tlperf.latency import export, runtimes
 from tlperf.latency.export import export_network, onnx_memory_bytes
 from tlperf.latency.parity import PARITY_LIMIT, centred_logits, relative_difference
 from tlperf.latency.runtimes import RUNTIMES, split_requests
@@ -181,7 +181,14 @@ def test_a_model_of_openvino_has_no_outputs_that_the_network_has_not(tmp_path):
     ],
 )
 def test_requests_share_a_batch_and_the_cores_evenly(batch_size, cores, expected):
-    assert split_requests(batch_size, cores) == expected
+    network = tiny_net(input_shape=(32, 32, 3), classes=5)
+    assert split_requests(network, batch_size, cores) == expected
+
+
+def test_weights_that_each_request_would_read_are_read_once(monkeypatch):
+    network = tiny_net(input_shape=(32, 32, 3), classes=5)
+    monkeypatch.setattr(runtimes, "_MOST_WEIGHTS_BYTES", 4 * network.count_params() - 1)
+    assert split_requests(network, 16, 2) == (1, 1)
 
 
 @pytest.mark.parametrize("runtime", list(Runtime))
