@@ -23,6 +23,7 @@ from tlperf.latency.protocols import Subject
 from tlperf.latency.trial import network_facts
 from tlperf.model.build import build_backbone, build_classifier, build_imagenet_model
 from tlperf.model.facts import count_macs, depth
+from tlperf.model.inference import rewrite
 from tlperf.model.preprocess import normalise
 from tlperf.model.weights import find_weights, parse_weights
 from tlperf.reference.backbones import (
@@ -147,6 +148,27 @@ def test_every_network_is_cut_at_its_smallest_size(spec):
     np.testing.assert_allclose(parts, built.whole(x), rtol=1e-5)
     assert np.isfinite(parts).all()
     assert count_macs(built.whole) > 0
+    keras.backend.clear_session()
+
+
+@pytest.mark.slow
+@each_spec
+def test_every_network_is_the_same_rewritten_for_inference(spec):
+    network = build_classifier(spec, image_size=spec.min_size, classes=2).whole
+    generator = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            # Statistics that are no zeros and ones.
+            size = layer.moving_mean.shape
+            layer.moving_mean.assign(generator.normal(0, 0.1, size))
+            layer.moving_variance.assign(generator.uniform(0.5, 1.5, size))
+    image = generator.uniform(0, 255, (2, *network.input.shape[1:]))
+    x = normalise(image.astype(np.uint8), spec.normalisation)
+    features = keras.Model(network.input, network.layers[-1].input)
+    expected = features(x, training=False).numpy()
+    fast = rewrite(features, cpu=True)
+    found = fast(x, training=False).numpy()
+    assert np.abs(found - expected).max() < 1e-4 * np.abs(expected).max()
     keras.backend.clear_session()
 
 

@@ -195,6 +195,26 @@ def test_what_only_a_cpu_gains_by_is_left_to_others(first, then):
     assert rewrite(network, cpu=False) is network
 
 
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_network_is_rewritten_while_a_step_is_traced(policy):
+    """As the frozen part is, where no features are kept."""
+    network = build(depthwise(dtype=policy), norm(dtype=policy), relu())
+
+    @tf.function(autograph=False)
+    def step(x):
+        with tf.init_scope():
+            fast = rewrite(network, cpu=False)
+            kinds.append([type(layer).__name__ for layer in fast.layers])
+        return apply_constant(fast, x)[0]
+
+    kinds: list[list[str]] = []
+    images = make((2, *SHAPE), seed=3)
+    found = step(tf.constant(images)).numpy()
+    assert all("BatchNormalization" not in names for names in kinds)
+    expected = network(images, training=False).numpy()
+    assert difference(found, expected) < (1e-5 if policy == "float32" else 0.02)
+
+
 def test_a_large_matrix_is_no_constant_of_the_graph(monkeypatch):
     """TensorFlow would copy it in each pass of its optimiser."""
     network = build(keras.layers.Flatten(), keras.layers.Dense(16))

@@ -124,6 +124,33 @@ class _WinogradConv2D(keras.layers.Layer):
         return (shape[0], *sides, len(self._shift))
 
 
+class _DepthwiseConv2D(keras.layers.Layer):
+    """A depthwise convolution with constants: a network may be rewritten while a
+    function is traced, which could not make variables."""
+
+    def __init__(
+        self,
+        layer: keras.layers.DepthwiseConv2D,
+        weights: np.ndarray,
+        shift: np.ndarray,
+        *,
+        padding: str,
+    ):
+        super().__init__(dtype=layer.dtype_policy, name=layer.name)
+        self._arrays = [x.astype(np.float32) for x in (weights, shift)]
+        self._options = {
+            "strides": layer.strides,
+            "padding": padding,
+            "dilation_rate": layer.dilation_rate,
+        }
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        kernel, shift = (
+            keras.ops.cast(one, self.compute_dtype) for one in self._arrays
+        )
+        return keras.ops.depthwise_conv(x, kernel, **self._options) + shift
+
+
 class _Scale(keras.layers.Layer):
     """A product and a sum for each channel, float32, in one pass."""
 
@@ -230,14 +257,11 @@ def _depthwise_chain(
     norm = _norm_after(layer, reader)
     if norm is None or layer.data_format != "channels_last":
         return
-    config = {**layer.get_config(), "use_bias": True}
-    others: list[Operation] = [norm]
+    padding, others = layer.padding, [norm]
     if before is not None and reader(before) is layer and _is_same(before, layer):
-        config["padding"] = "same"
+        padding = "same"
         others.append(before)
-    made = keras.layers.DepthwiseConv2D.from_config(config)
-    made.build(layer.input.shape)
-    made.set_weights(_folded(layer, norm))
+    made = _DepthwiseConv2D(layer, *_folded(layer, norm), padding=padding)
     yield _Chain(layer, made, tuple(others))
 
 
