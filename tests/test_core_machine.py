@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.promises import run
-from tlperf.core.machine import memory_bytes, memory_limit_bytes
+from tlperf.core.machine import has_tf32, memory_bytes, memory_limit_bytes
 
 GIB = 1 << 30
 V1, V2 = "4:memory:/job/step", "0::/job/step"
@@ -51,3 +51,19 @@ def test_the_limit_of_the_process_itself_counts(kind):
         "print(memory_limit_bytes())"
     )
     assert run([sys.executable, "-c", code]).stdout == f"{GIB}\n"
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ([], False),
+        ([None], False),  # not every device tells
+        ([(7, 5)], False),
+        ([(8, 0)], True),
+        ([[8, 6], [12, 0]], True),  # as JSON has them
+        ([(7, 5), (12, 0)], False),  # a cell on the first one would have none
+    ],
+)
+def test_which_gpus_have_tf32(capabilities, expected):
+    gpus = [{"compute_capability": one} if one else {} for one in capabilities]
+    assert has_tf32(gpus) is expected

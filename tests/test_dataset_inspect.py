@@ -18,7 +18,7 @@ from tlperf.core.choices import Encoding, Exif
 from tlperf.core.errors import ExitCode, SettingsError
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.examples import StoredExample
-from tlperf.dataset.inspect import decode_example, decode_small, inspect_dataset
+from tlperf.dataset.inspect import decode_small, inspect_dataset
 from tlperf.dataset.near_duplicates import (
     HashedImage,
     load_hasher,
@@ -27,6 +27,7 @@ from tlperf.dataset.near_duplicates import (
 )
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.sheet import Picture, Sheet, SheetRow, plan_bins, write_sheet
+from tlperf.dataset.thumbnails import decode_example
 from tlperf.reporting.terminal import render_inspect
 
 

@@ -17,9 +17,9 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import sha256_bytes
 from tlperf.core.locks import directory_lock
 from tlperf.core.settings import DataConfig, RunConfig
-from tlperf.dataset.inspect import decode_example
 from tlperf.dataset.shard import plan_dataset, write_dataset
 from tlperf.dataset.store import open_dataset
+from tlperf.dataset.thumbnails import decode_example
 from tlperf.dataset.verify import verify_dataset
 from tlperf.dataset.workers import Workers
 

@@ -2,18 +2,22 @@
 
 import csv
 import dataclasses
+import io
 import json
 
 import numpy as np
 import pytest
 import sklearn.metrics
+from PIL import Image
 
 from tests.tiny import TINY
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.files import sha256_bytes
 from tlperf.core.settings import InputConfig, RunConfig, TrainConfig
 from tlperf.dataset.store import open_dataset
 from tlperf.evaluation.evaluate import evaluate_backbone
 from tlperf.evaluation.metrics import compute_metrics
+from tlperf.evaluation.mistakes import find_worst
 from tlperf.evaluation.table import inert_cell
 from tlperf.model.trained import load_trained
 from tlperf.model.weights import WeightsSource
@@ -78,6 +82,42 @@ def test_the_numbers_follow_from_the_rows(evaluated):
     low, high = result["interval"]
     assert low <= result["accuracy"] <= high
     assert json.loads((folder / "evaluation.json").read_text()) == result
+
+
+def test_the_worst_mistakes_are_kept_as_pictures(evaluated):
+    """Found again from predictions.csv, which knows nothing of them."""
+    _, _, result, folder = evaluated
+    rows = [row for row in read_predictions(folder) if row["correct"] == "0"]
+    rows.sort(key=lambda row: float(row[f"probability {row['label']}"]))
+    mistakes = result["mistakes"]
+    assert mistakes["count"] == len(rows)
+    told = [(one["id"], one["label"], one["predicted"]) for one in mistakes["worst"]]
+    assert told == [(row["id"], row["label"], row["predicted"]) for row in rows]
+    assert sorted(path.name for path in (folder / "mistakes").iterdir()) == [
+        one["file"] for one in mistakes["worst"]
+    ]
+    for one in mistakes["worst"]:
+        data = (folder / "mistakes" / one["file"]).read_bytes()
+        assert sha256_bytes(data) == one["sha256"]
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.format == "JPEG"
+
+
+@pytest.mark.parametrize(
+    ("label", "probability", "expected"),
+    [
+        ([0, 1], [[0.9, 0.1], [0.2, 0.8]], []),
+        # Worst first; of equals the one stored first, wherever it stands.
+        ([0, 1, 0], [[0.4, 0.6], [0.7, 0.3], [0.3, 0.7]], [10, 11, 12]),
+        # No number is never the worst.
+        ([0, 1], [[np.nan, np.nan], [0.9, 0.1]], [11]),
+        ([1, 1], [[np.nan, np.nan], [0.9, 0.1]], [11, 12]),
+    ],
+)
+def test_find_worst(label, probability, expected):
+    index = np.array([12, 11, 10])[: len(label)]
+    found = find_worst(index, np.array(label), np.array(probability))
+    assert [one.place for one in found] == expected
 
 
 def test_two_replicas_give_the_same_predictions(evaluated, mirrored, photos_dir):

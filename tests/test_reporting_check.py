@@ -19,7 +19,7 @@ from tlperf.latency.cells import FINETUNED, IMAGENET, Cell
 from tlperf.latency.rows import build_row
 from tlperf.reference.backbones import BACKBONES, find_backbone
 from tlperf.reporting.check import check_rows, check_workdir
-from tlperf.reporting.terminal import render_check
+from tlperf.reporting.latency_terminal import render_check
 
 pytestmark = pytest.mark.B3
 

@@ -1,5 +1,6 @@
 """The parts of the report: rows, ledger, document, renderers and plots."""
 
+import dataclasses
 import itertools
 import pathlib
 import re
@@ -13,7 +14,7 @@ from tlperf.reference.backbones import BACKBONES
 from tlperf.reference.paper import FIGURES
 from tlperf.reporting import facts, study_tables
 from tlperf.reporting.document import Document, Gallery, Plot, Section, Table
-from tlperf.reporting.ledger import Entry, build_ledger, layer_ranges
+from tlperf.reporting.ledger import Entry, build_ledger
 from tlperf.reporting.plots import (
     BACKBONE_STYLES,
     draw_confusion,
@@ -21,6 +22,7 @@ from tlperf.reporting.plots import (
     file_stem,
     inline_svg,
 )
+from tlperf.reporting.readings import layer_ranges
 from tlperf.reporting.render import escape_markdown, render_html, render_markdown
 from tlperf.reporting.report import render_report
 from tlperf.reporting.rows import BackboneRows, RunRows, collect_rows
@@ -55,19 +57,29 @@ def test_no_rows_measure_nothing():
     ledger = build_ledger(collect_rows([]))
     assert [item.figure for item in ledger] == list(FIGURES)
     assert {item.verdict for item in ledger} == {"not measured"}
-    assert {(item.measured, item.difference, item.note) for item in ledger} == {
-        (None, None, "")
-    }
+    assert {(item.measured, item.difference) for item in ledger} == {(None, None)}
 
 
 @pytest.mark.parametrize(
     ("rows", "table", "column", "verdict", "difference"),
     [
         ([timed(depth=16)], "Table 1", "depth", "equal", 0),
-        ([timed(depth=23)], "Table 1", "depth", "differs", 7),
+        ([timed(depth=23)], "Table 1", "depth", "not comparable: another depth", 7),
         # The count behind "138.4 M": it rounds to it, and it is not it.
-        ([timed(params=138_357_544)], "Table 1", "parameters", "differs", -42_456),
-        ([timed(size_mib=527.79)], "Table 1", "size MB", "differs", 527.79 - 528),
+        (
+            [timed(params=138_357_544)],
+            "Table 1",
+            "parameters",
+            "not comparable: printed to 0.1 M, which the measured value rounds to",
+            -42_456,
+        ),
+        (
+            [timed(size_mib=527.79)],
+            "Table 1",
+            "size MB",
+            "not comparable: printed to 1 MB, which the measured value rounds to",
+            527.79 - 528,
+        ),
         (
             [row("train", {"optimizer": {"name": "adam", "learning_rate": 5e-5}})],
             "Table 4",
@@ -75,7 +87,13 @@ def test_no_rows_measure_nothing():
             "equal",
             0,
         ),
-        ([evaluated(accuracy=0.93)], "Table 11", "accuracy", "differs", None),
+        (
+            [evaluated(accuracy=0.93)],
+            "Table 11",
+            "accuracy",
+            "not comparable: no confusion matrix, so no interval",
+            None,
+        ),
         (
             [evaluated(accuracy=0.9, classes=["a", "b"])],
             "Table 11",
@@ -107,15 +125,18 @@ def test_verdicts(
 
 def test_rounding_is_said_and_not_done():
     near = entry([timed(params=138_357_544)], "Table 1", "parameters")
-    assert near.note == "the difference is within the printed precision"
+    assert "the difference is within the printed precision" in near.note
     far = entry([timed(params=138_340_000)], "Table 1", "parameters")
-    assert (far.verdict, far.note) == ("differs", "")
+    assert far.verdict == "not comparable: another number of parameters"
+    assert far.note == ""
 
 
 def test_printed_float32_accuracy():
     """747 of 800 is what the study printed as a float32."""
-    found = entry([evaluated(accuracy=747 / 800, images=800)], "Table 11", "accuracy")
-    assert found.verdict == "differs"
+    counts = {"images": 800, "confusion": [[378, 17], [36, 369]]}
+    rows = [evaluated(accuracy=747 / 800, **counts)]
+    found = entry(rows, "Table 11", "accuracy")
+    assert found.verdict == "within noise"
     assert "within the printed precision" in found.note
     assert study_tables.format_difference(found) == "+2.62e-08"
 
@@ -123,7 +144,8 @@ def test_printed_float32_accuracy():
 def test_text_figures_compare_whole():
     rows = [row("train", {"head": ["Flatten", "Dense(2, softmax)"]})]
     found = entry(rows, "Table 3", "appended layers")
-    assert (found.measured, found.verdict) == ("Flatten, Dense(2, softmax)", "differs")
+    assert found.measured == "Flatten, Dense(2, softmax)"
+    assert found.verdict == "not comparable: other layers"
 
 
 def test_class_called_accuracy():
@@ -162,7 +184,7 @@ def test_backbone_outside_the_table():
     rows = [row("train", {"epochs": [{"epoch": 1, "loss": 1.0}]}, "my/<net>")]
     texts = render_report(rows)
     assert "### my/&lt;net&gt;" in texts["report.md"]
-    assert "my--net--loss.svg" in texts
+    assert f"{file_stem('my/<net>')}-loss.svg" in texts
 
 
 def test_a_keras_network_has_measured_values_and_no_published_ones():
@@ -323,7 +345,7 @@ def test_inline_picture_takes_the_page_ink():
     run = _trained([{"epoch": 1, "accuracy": 0.5}])
     plot = draw_curves(vgg16(run), quantity="accuracy", run=run, caption="a <b>")
     assert plot is not None
-    text = inline_svg(plot)
+    text = inline_svg(dataclasses.replace(plot, alt=""))
     assert "currentColor" in text
     assert "#1f2329" in plot.svg
     assert "#1f2329" not in text
@@ -346,8 +368,11 @@ def test_user_settings_do_not_change_a_plot(
 
 
 def test_plot_names_are_file_names():
-    assert file_stem("../Évil name") == "----vil-name"
-    assert file_stem("") == "backbone"
+    assert file_stem("keras-vgg19") == "keras-vgg19"
+    assert re.fullmatch("----vil-name-[0-9a-f]{6}", file_stem("../Évil name"))
+    assert re.fullmatch("backbone-[0-9a-f]{6}", file_stem(""))
+    # Or one would overwrite the other.
+    assert file_stem("a/b") != file_stem("a b")
 
 
 def test_document_lists_plots_in_order():

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.images import image_bytes
 from tlperf.core import files
 from tlperf.core.choices import Preset
 from tlperf.core.results import append_result, read_results
@@ -18,6 +19,28 @@ from tlperf.core.statistics import binomial_interval
 from tlperf.reference.backbones import BACKBONES, BackboneSpec, find_backbone
 from tlperf.reporting.rows import collect_rows, finite
 
+PICTURES = tuple(image_bytes(number) for number in range(2))
+# Of a network of two blocks and a head, the second cut in two.
+ARCHITECTURE = {
+    "input": [150, 150, 3],
+    "blocks": [
+        {
+            "name": name,
+            "shape": shape,
+            "layers": layers,
+            "frozen_layers": frozen,
+            "params": params,
+            "parts": parts,
+            "is_head": is_head,
+        }
+        for name, shape, layers, frozen, params, parts, is_head in (
+            ("block1 to block12", [10, 10, 728], 120, 120, 16_000_000, 12, False),
+            ("block13", [5, 5, 1024], 12, 6, 4_865_578, 1, False),
+            ("Dense(2, softmax)", [2], 1, 0, 2050, 1, True),
+        )
+    ],
+    "cut": [{"layer": "block13_add", "shape": [5, 5, 728]}],
+}
 HOSTILE = ("<script>alert(1)</script>", "a|b\nc `$x$` \x1b[2J")
 EPOCHS = 3
 
@@ -90,6 +113,7 @@ def train_result(spec: BackboneSpec, *, classes: int, epochs: int) -> dict[str, 
         "active_layers": 6,
         "first_active": spec.first_active,
         "head": head,
+        "architecture": ARCHITECTURE,
         "params": 20_865_578,
         "trainable_params": 4_753_634,
         "warnings": [],
@@ -115,12 +139,64 @@ def evaluate_result(spec: BackboneSpec, classes: tuple[str, ...]) -> dict[str, A
         "classes": list(classes),
         "images": images,
         "interval": binomial_interval(hits * len(classes), images),
+        "data_digest": "0123456789ab",
+        "mistakes": {
+            "count": (support - hits) * len(classes),
+            "worst": [_mistake(number, classes) for number in range(len(PICTURES))],
+        },
         "warnings": [],
+    }
+
+
+def _mistake(number: int, classes: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "index": number,
+        "label": classes[0],
+        "predicted": classes[-1],
+        "label_probability": 0.01 * (number + 1),
+        "predicted_probability": 0.99 - 0.01 * number,
+        "id": f"{classes[0]}/{number:03d}.jpg",
+        **picture_facts(number),
+    }
+
+
+def picture_facts(number: int) -> dict[str, Any]:
+    return {
+        "file": f"{number + 1:02d}.jpg",
+        "sha256": files.sha256_bytes(PICTURES[number]),
+        "width": 32,
+        "height": 24,
+    }
+
+
+def preprocess_result(spec: BackboneSpec) -> dict[str, Any]:
+    verdicts = [("tf", "fits", 0.1), ("x/255", "mild", 0.9), ("raw", "severe", 120.5)]
+    return {
+        "backbone": spec.name,
+        "weights": {"kind": "file", "file": f"{spec.name}.h5", "sha256": "ab" * 32},
+        "images": 64,
+        "rule": "batch_norm",
+        "unit": "standard deviations",
+        "limits": {"mild": 0.6, "severe": 2.5},
+        "verdicts": [
+            {
+                "preprocess": word,
+                "finding": finding,
+                "layer": "block1_conv1_bn",
+                "shift": shift,
+                "text": f"{word} {finding}",
+            }
+            for word, finding, shift in verdicts
+        ],
+        "best": "tf",
+        "used": "tf",
+        "text": "What is used fits.",
     }
 
 
 def latency_run(spec: BackboneSpec, protocol: str, model: str) -> dict[str, Any]:
     samples = [0.4 + 0.001 * number for number in range(60)]
+    processes = [samples[place::5] for place in range(5)]
     return {
         "backbone": spec.name,
         "model": model,
@@ -132,6 +208,7 @@ def latency_run(spec: BackboneSpec, protocol: str, model: str) -> dict[str, Any]
         "image_size": spec.native_size,
         "precision": "float32",
         "xla": False,
+        "tf32": False,
         "device": "Example CPU, 2 cores",
         "mean_ms": 429.5,
         "p50_ms": 429.0,
@@ -141,11 +218,18 @@ def latency_run(spec: BackboneSpec, protocol: str, model: str) -> dict[str, Any]
         "min_ms": 400.0,
         "samples": len(samples),
         "requested_samples": 300,
-        "samples_secs": samples,
+        "processes": len(processes),
+        "interval_ms": {"low": 427.5, "high": 431.5, "confidence": 0.9375},
+        "half_width": 2.0 / 429.5,
+        "jitter_ms": 22.239,
+        "trials": [{"samples_secs": own} for own in processes],
         "first_call_secs": 3.2,
         "images_per_sec": 74.5,
         "gflop_per_step": 990.1,
+        "gbytes_per_step": 12.0,
         "tflops_per_sec": 2.3,
+        "matmul_tflops_per_sec": 3.1,
+        "copy_gbytes_per_sec": 20.0,
         "params": 22_910_480,
         "depth": 81,
         "size_mib": 87.397,
@@ -157,6 +241,7 @@ def latency_run(spec: BackboneSpec, protocol: str, model: str) -> dict[str, Any]
         if model == "imagenet"
         else None,
         "valid": True,
+        "invalid": [],
         "warnings": ["60 of 300 samples"],
     }
 
@@ -187,6 +272,7 @@ class Case:
         for spec in map(find_backbone, self.backbones):
             trained = train_result(spec, classes=len(self.classes), epochs=self.epochs)
             found += [
+                ("preprocess", spec.name, preprocess_result(spec)),
                 ("train", spec.name, trained),
                 ("evaluate", spec.name, evaluate_result(spec, self.classes)),
                 ("latency", spec.name, latency_result(spec)),
@@ -226,6 +312,33 @@ def write_fixed_rows(workdir: pathlib.Path, case: Case) -> None:
             "warnings": result.get("warnings", []),
         }
         files.append_json_line(workdir / "results.jsonl", row)
+
+
+def write_pictures(workdir: pathlib.Path, case: Case) -> None:
+    """What evaluation and sharding leave beside the rows."""
+    for folder in (*case.backbones, "."):
+        kind = "examples" if folder == "." else "mistakes"
+        for number, picture in enumerate(PICTURES):
+            files.write_bytes(workdir / folder / kind / f"{number:02d}.jpg", picture)
+    shard = shard_result(case.classes)
+    counts = ("seen", "accepted", "quarantined", "ignored", "duplicates")
+    album = {
+        **{key: value for key, value in shard.items() if key not in counts},
+        "counts": {key: shard[key] for key in counts},
+        "reasons": {"truncated": 3},
+        "flags": {},
+        "quarantine": [
+            {"path": path, "reason": "truncated", "detail": "Premature end"}
+            for path in ("cats/=cmd().jpg", "dogs/<script>.jpg")
+        ],
+        "split": "train",
+        "pictures": [
+            {"class": name, "id": f"{name}/{number:03d}.jpg", **picture_facts(number)}
+            for number, name in enumerate(case.classes[: len(PICTURES)])
+        ],
+        "unreadable": [],
+    }
+    files.write_json(workdir / "examples" / "examples.json", album)
 
 
 def test_rows_are_sorted_out(tmp_path: pathlib.Path):

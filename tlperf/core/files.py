@@ -60,12 +60,13 @@ def _io_remedy(number: int | None) -> str:
 
 
 def check_writable(folder: pathlib.Path) -> None:
-    """Raises TlperfError 74 where no file can be made in a folder, which is made where
-    there is none."""
+    """Raises TlperfError 74 where no file can be written to a folder, which is made
+    where there is none."""
     with io_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        # Permissions alone do not say it: root may all, but not on every file system.
+        with tempfile.TemporaryFile(dir=folder) as stream:
+            stream.write(b"tlperf")
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def append_result(
 
     Args:
         workdir: folder that holds results.jsonl.
-        stage: `shard`, `train`, `evaluate` or `latency`.
+        stage: `shard`, `preprocess`, `train`, `evaluate` or `latency`.
         backbone: row name of the backbone, or None for a stage without one.
         result: what the stage's --json prints, raw values included.
         settings: `RunConfig.to_dict()`.

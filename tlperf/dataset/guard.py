@@ -58,6 +58,8 @@ _JPEG_CUT = "Premature end of JPEG file"
 # header alone, simplejpeg then looks up a name that is not there.
 _RARE_SAMPLING = "Could not determine subsampling"
 _JPEG_ERRORS = (ValueError, KeyError)
+# What `decode_rgb` raises on damaged data.
+UNDECODABLE = (HeaderError, OSError, SyntaxError, ValueError, KeyError, EOFError)
 
 
 _PILLOW_LOCK = threading.Lock()

@@ -11,12 +11,10 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image
 
-from tlperf.core.choices import Encoding, Exif
+from tlperf.core.choices import Encoding
 from tlperf.core.progress import progress_bar
 from tlperf.dataset.examples import StoredExample
-from tlperf.dataset.guard import decode_rgb
 from tlperf.dataset.headers import sniff
 from tlperf.dataset.manifest import Manifest
 from tlperf.dataset.near_duplicates import (
@@ -25,9 +23,9 @@ from tlperf.dataset.near_duplicates import (
     load_hasher,
     report_near_duplicates,
 )
-from tlperf.dataset.payload import turn_upright
 from tlperf.dataset.sheet import Picture, Sheet, SheetRow, write_sheet
 from tlperf.dataset.store import StoredDataset, StoredSplit, open_dataset
+from tlperf.dataset.thumbnails import decode_example, show_upright
 
 SHEET_COLUMNS = 4
 # A sheet of more rows could not be looked at; what is left out is counted.
@@ -85,14 +83,6 @@ def inspect_dataset(
                 hashed, distance=near_duplicates
             )
     return report
-
-
-def decode_example(example: StoredExample, *, encoding: str) -> np.ndarray:
-    """Pixels of a stored example: uint8 [H, W, 3], orientation not applied."""
-    if encoding == Encoding.RAW:
-        shape = (example.height, example.width, 3)
-        return np.frombuffer(example.encoded, dtype=np.uint8).reshape(shape)
-    return decode_rgb(example.encoded, sniff(example.encoded))
 
 
 def decode_small(example: StoredExample, *, encoding: str) -> np.ndarray:
@@ -157,16 +147,6 @@ def _summarize(values: np.ndarray) -> dict[str, float | None]:
     return {"min": min(plain), "median": statistics.median(plain), "max": max(plain)}
 
 
-def _as_shown(
-    pixels: np.ndarray, example: StoredExample, manifest: Manifest
-) -> Image.Image:
-    """The image as the input pipeline gives it, turned where the dataset says so."""
-    image = Image.fromarray(pixels)
-    if manifest.exif == Exif.APPLY:
-        return turn_upright(image, example.orientation)
-    return image
-
-
 def _hash_images(stored: StoredDataset, hasher: Hasher) -> Iterator[HashedImage]:
     manifest = stored.manifest
     total = manifest.counts.accepted
@@ -174,7 +154,7 @@ def _hash_images(stored: StoredDataset, hasher: Hasher) -> Iterator[HashedImage]
         for name in manifest.splits:
             for example in _read_all(stored.split(name)):
                 pixels = decode_small(example, encoding=manifest.encoding)
-                image = _as_shown(pixels, example, manifest)
+                image = show_upright(pixels, example, manifest)
                 class_name = manifest.classes[example.label]
                 yield HashedImage(example.filename, name, class_name, hasher(image))
                 bar.update()
@@ -230,7 +210,7 @@ def _first_pictures(
         (example,) = split.read([index])
         if len(found.get(example.label, range(SHEET_COLUMNS))) < SHEET_COLUMNS:
             pixels = decode_example(example, encoding=manifest.encoding)
-            image = _as_shown(pixels, example, manifest)
+            image = show_upright(pixels, example, manifest)
             found[example.label].append(Picture.of(image))
             missing -= 1
     return found

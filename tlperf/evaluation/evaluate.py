@@ -3,7 +3,7 @@
     result = evaluate_backbone(spec, config, dataset=dataset, compute=compute,
                                network=network, trained=train_row["result"])
 
-Writes WORKDIR/BACKBONE/{predictions.csv, evaluation.json}.
+Writes WORKDIR/BACKBONE/{predictions.csv, evaluation.json, mistakes/}.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from tlperf.core.settings import InputConfig, RunConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.setup import Compute
 from tlperf.evaluation.metrics import compute_metrics
+from tlperf.evaluation.mistakes import find_worst, write_mistakes
 from tlperf.evaluation.samples import TEST_SPLIT
 from tlperf.evaluation.table import (
     format_probabilities,
@@ -113,6 +114,7 @@ def evaluate_backbone(
         batches = pipeline.evaluation(TEST_SPLIT)
         predictions = predict_split(network.predict, batches, compute=compute)
     _check_every_image_once(predictions, dataset)
+    mistakes = find_worst(predictions.index, predictions.label, predictions.probability)
     result = {
         "backbone": spec.name,
         **compute_metrics(
@@ -124,6 +126,9 @@ def evaluate_backbone(
         "split": TEST_SPLIT,
         "weights_sha256": trained["weights_sha256"],
         "data_digest": dataset.manifest.digest,
+        "mistakes": write_mistakes(
+            mistakes, dataset.split(TEST_SPLIT), dataset.manifest, folder
+        ),
         "secs": time.perf_counter() - start,
         "warnings": _warnings(trained, dataset),
     }

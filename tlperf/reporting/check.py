@@ -32,7 +32,7 @@ from tlperf.reporting import kinds, shapes
 from tlperf.reporting.kinds import find_unlike
 from tlperf.reporting.rows import IMAGENET_MODEL, Row, child
 
-_OTHER_STAGES = ("shard", "train", "evaluate")
+_OTHER_STAGES = ("shard", "preprocess", "train", "evaluate")
 # What tells a row from the others, as the JSON has it.
 _NAMES = (
     *("backbone", "model", "protocol", "runtime", "batch_size", "precision", "xla"),

@@ -60,11 +60,35 @@ class Plot:
         name: file name without `.svg`, unique in a report.
         caption: what it shows, and the study's figure it stands beside.
         svg: the whole file, legible on any background.
+        alt: its figures in words, for who cannot see it; "" where the caption says all.
     """
 
     name: str
     caption: str
     svg: str
+    alt: str = ""
+
+    @property
+    def spoken(self) -> str:
+        """What is read aloud in its place."""
+        return self.alt or self.caption
+
+
+@dataclasses.dataclass(frozen=True)
+class Photo:
+    """One small photograph.
+
+    Attributes:
+        name: file name without `.jpg`, unique in a report.
+        caption: what stands below it.
+        alt: what it shows, for who cannot see it.
+        jpeg: its bytes; None where the file is gone or is not what its row says.
+    """
+
+    name: str
+    caption: str
+    alt: str
+    jpeg: bytes | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +112,15 @@ class Gallery:
     plots: tuple[Plot, ...]
 
 
-Block = Paragraph | Bullets | Table | Gallery
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    """Photographs in rows, under a title."""
+
+    title: str
+    photos: tuple[Photo, ...]
+
+
+Block = Paragraph | Bullets | Table | Gallery | Photos
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +154,7 @@ class Document:
 
     @property
     def plots(self) -> tuple[Plot, ...]:
-        """Every picture, in reading order."""
+        """Every drawing, in reading order."""
         return tuple(
             plot
             for section in self.sections
@@ -130,3 +162,27 @@ class Document:
             if isinstance(block, Gallery)
             for plot in block.plots
         )
+
+    @property
+    def photos(self) -> tuple[Photo, ...]:
+        """Every photograph whose file is there, in reading order."""
+        return tuple(
+            photo
+            for section in self.sections
+            for block in section.blocks
+            if isinstance(block, Photos)
+            for photo in block.photos
+            if photo.jpeg is not None
+        )
+
+    @property
+    def anchors(self) -> tuple[str, ...]:
+        """A name for each section, unique, made of its title."""
+        found: list[str] = []
+        for section in self.sections:
+            words = re.findall(r"[a-z0-9]+", section.title.lower())
+            name = "-".join(words)[:60] or "section"
+            while name in found:
+                name = f"{name}-{len(found)}"
+            found.append(name)
+        return tuple(found)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tlperf.core.files import to_json
+from tlperf.core.trials import LEAST_PROCESSES, LEAST_SAMPLES
 from tlperf.core.units import (
     NOT_AVAILABLE,
     format_bytes,
@@ -14,7 +15,15 @@ from tlperf.core.units import (
     format_secs,
 )
 from tlperf.reporting.document import NOT_MEASURED, Table
-from tlperf.reporting.rows import BackboneRows, Row, RunRows, child, finite
+from tlperf.reporting.rows import (
+    BackboneRows,
+    Row,
+    RunRows,
+    child,
+    finite,
+    invalid_text,
+    is_valid,
+)
 from tlperf.reporting.study_tables import (
     Ledger,
     find_entry,
@@ -97,7 +106,17 @@ def format_weights(train: Row) -> str:
 
 
 _TIMES = ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms")
-_LATENCY_FACTS = ("runtime", "batch_size", "image_size", "precision", "xla", "device")
+_LATENCY_FACTS = (
+    *("runtime", "batch_size", "image_size", "precision", "xla", "tf32", "device"),
+)
+_RULES = (
+    "An INVALID row is no result. A row is INVALID where it has fewer than "
+    f"{LEAST_SAMPLES} samples or {LEAST_PROCESSES} processes, or their medians lie far "
+    "apart; where steps drift; where other programs or the host took much of the "
+    "machine; where its processes had unlike machines, devices, versions or code; "
+    "where the network was traced again while it was timed; and where a timed step did "
+    "not give an untimed one's outputs, or was faster on images it had seen."
+)
 
 
 def latency_table(run: RunRows) -> Table:
@@ -108,6 +127,9 @@ def latency_table(run: RunRows) -> Table:
         "protocol",
         *(key.replace("_", " ") for key in _LATENCY_FACTS),
         *(f"{key.removesuffix('_ms')}, ms" for key in _TIMES),
+        "processes",
+        "their medians, ms",
+        "jitter, ms",
         "samples",
         "warm-up steps",
         "first call",
@@ -120,11 +142,15 @@ def latency_table(run: RunRows) -> Table:
         for results in run.backbones
         for timed in results.latency_runs
     )
-    notes = (
+    notes = [
         "A step is one batch. The first call (tracing, compiling) is no sample. A "
-        "percentile that too few samples support is n/a.",
-    )
-    return Table("Timed runs", columns, rows, notes)
+        "percentile that too few samples support is n/a. The range of the processes' "
+        "medians is the interval of the median; jitter is the scaled median deviation "
+        "of single steps."
+    ]
+    if not all(is_valid(t) for results in run.backbones for t in results.latency_runs):
+        notes.append(_RULES)
+    return Table("Timed runs", columns, rows, tuple(notes))
 
 
 def _latency_row(results: BackboneRows, timed: Row) -> tuple[str, ...]:
@@ -135,13 +161,24 @@ def _latency_row(results: BackboneRows, timed: Row) -> tuple[str, ...]:
         str(timed.get("protocol")),
         *(format_fact(timed, key) for key in _LATENCY_FACTS),
         *(format_number(finite(timed.get(key)), 2) for key in _TIMES),
+        format_fact(timed, "processes"),
+        _format_medians(timed),
+        format_number(finite(timed.get("jitter_ms")), 2),
         f"{timed.get('samples', NOT_AVAILABLE)} of {requested}",
         format_fact(timed, "warmup_steps"),
         format_secs(finite(timed.get("first_call_secs"))),
         format_number(finite(timed.get("images_per_sec")), 1),
         format_number(finite(timed.get("tflops_per_sec")), 3),
-        "yes" if timed.get("valid", True) else "no: see its warnings",
+        "yes" if is_valid(timed) else invalid_text(timed),
     )
+
+
+def _format_medians(timed: Row) -> str:
+    edges = [
+        format_number(finite(child(timed, "interval_ms").get(key)), 2)
+        for key in ("low", "high")
+    ]
+    return NOT_AVAILABLE if NOT_AVAILABLE in edges else " to ".join(edges)
 
 
 def split_table(shard: Row) -> Table:

@@ -12,15 +12,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tlperf.core import files
-from tlperf.core.choices import Protocol
-from tlperf.core.drawing import drawing_style, short_text
+from tlperf.core.drawing import INK, drawing_style, short_text
 from tlperf.core.results import read_results
 from tlperf.reporting.document import Plot
 from tlperf.reporting.plots import BACKBONE_STYLES, PLOT_STYLE, new_figure, svg_text
-from tlperf.reporting.rows import BackboneRows, Row, RunRows, collect_rows, finite
+from tlperf.reporting.ranking import find_alike
+from tlperf.reporting.rows import (
+    FINETUNED_MODEL,
+    IMAGENET_MODEL,
+    BackboneRows,
+    Row,
+    RunRows,
+    collect_rows,
+    finite,
+    is_valid,
+)
 
 _MOST_BOXES = 24
 _LINE_STYLES = ("-", "--", ":", "-.")
+_BOX = (5, 25, 50, 75, 95)  # percentiles
 _INVALID = "hollow: INVALID, see the row's reasons"
 
 
@@ -63,7 +73,7 @@ def _is_smoke(run: RunRows) -> bool:
 
 def _label(results: BackboneRows, row: Row) -> str:
     words = [short_text(results.title, 18), str(row.get("protocol"))]
-    words += [] if row.get("model") == "imagenet" else [str(row.get("model"))]
+    words += [] if row.get("model") == IMAGENET_MODEL else [str(row.get("model"))]
     words += [] if row.get("runtime") == "tf" else [str(row.get("runtime"))]
     return ", ".join([*words, f"batch {row.get('batch_size')}"])
 
@@ -78,38 +88,42 @@ def _samples_ms(row: Row) -> list[float]:
 
 def draw_spread(run: RunRows) -> Plot | None:
     """All samples of each row as a box from the first to the third quarter, whiskers to
-    p5 and p95, and the median; None without rows."""
+    p5 and p95, and the median; None without rows.
+
+    Not by matplotlib's own, which imports its user interface.
+    """
+    import numpy as np
+
     found = [(r, row) for r, row in _timed(run) if _samples_ms(row)]
-    if not found:
+    rows = found[:_MOST_BOXES]
+    if not rows:
         return None
-    rows, more = found[:_MOST_BOXES], len(found[_MOST_BOXES:])
     with drawing_style(PLOT_STYLE):
         figure = new_figure(smoke=_is_smoke(run))
-        figure.set_size_inches(7.0, 1.2 + 0.28 * len(rows))
-        figure.subplots_adjust(left=0.42, bottom=min(0.4, 0.6 / len(rows) + 0.08))
+        _set_height(figure, 0.36 * len(rows) + 0.2, below=0.5)
+        figure.subplots_adjust(left=0.04)
         axes = figure.add_subplot()
-        boxes = axes.boxplot(
-            [_samples_ms(row) for _, row in rows],
-            orientation="horizontal",
-            whis=(5, 95),
-            showfliers=False,
-            patch_artist=True,
-            tick_labels=[_label(*one) for one in rows],
-            medianprops={"color": "#1f2329"},
-        )
-        for box, (results, row) in zip(boxes["boxes"], rows, strict=True):
+        for place, (results, row) in enumerate(rows, 1):
             colour, _ = _style(run, results)
-            box.set_edgecolor(colour)
-            box.set_facecolor(colour if row.get("valid") else "none")
-        axes.invert_yaxis()
+            fill = colour if is_valid(row) else "none"
+            p5, p25, p50, p75, p95 = np.percentile(_samples_ms(row), _BOX)
+            axes.plot([p5, p95], [place, place], "|-", color=colour, linewidth=1)
+            box = {"facecolor": fill, "edgecolor": colour, "zorder": 2}
+            axes.barh(place, p75 - p25, left=p25, height=0.3, **box)
+            axes.vlines(p50, place - 0.15, place + 0.15, INK, zorder=3)
+            # Above its box: beside it, names would take half of a phone's width.
+            where = {"transform": axes.get_yaxis_transform(), "fontsize": 7}
+            axes.text(0.01, place - 0.3, _label(results, row), **where)
+        axes.set_ylim(len(rows) + 0.5, 0.3)
+        axes.set_yticks([])
         axes.set(xlabel="milliseconds a step", xlim=(0, None))
-        axes.set_title(f"Spread of steps ({_INVALID})", loc="right")
+        axes.set_title(f"Spread of steps ({_INVALID})", fontsize=8)
         svg = svg_text(figure)
+    more = len(found) - len(rows)
     caption = (
         "Samples of each timed row: box from the first to the third quarter, whiskers "
         "from p5 to p95, line at the median"
-        + (f"; {more} more rows are not drawn" if more else "")
-    )
+    ) + (f"; {more} more rows are not drawn" if more else "")
     return Plot(name="latency-spread", caption=caption, svg=svg)
 
 
@@ -120,14 +134,14 @@ def draw_throughput(run: RunRows) -> Plot | None:
     for results, row in _timed(run):
         keys = ("model", "protocol", "runtime", "precision", "xla", "tf32")
         name = (results.name, *(row.get(key) for key in keys))
-        lines.setdefault(name, []).append((results, row))
+        if finite(row.get("images_per_sec")):
+            lines.setdefault(name, []).append((results, row))
     shown = [points for points in lines.values() if len(points) > 1]
     if not shown:
         return None
     with drawing_style(PLOT_STYLE):
         figure = new_figure(smoke=_is_smoke(run))
-        figure.set_size_inches(7.0, 4.2)
-        figure.subplots_adjust(right=0.62, left=0.1)
+        _set_height(figure, 2.3, below=0.6 + 0.14 * len(shown))
         axes = figure.add_subplot()
         for number, points in enumerate(shown):
             points.sort(key=lambda one: one[1]["batch_size"])
@@ -141,7 +155,7 @@ def draw_throughput(run: RunRows) -> Plot | None:
                 linestyle=_LINE_STYLES[number % len(_LINE_STYLES)],
                 label=_line_label(*points[0]),
             )
-            valid = [row for _, row in points if row.get("valid")]
+            valid = [row for _, row in points if is_valid(row)]
             axes.plot(
                 [row["batch_size"] for row in valid],
                 [row["images_per_sec"] for row in valid],
@@ -151,31 +165,39 @@ def draw_throughput(run: RunRows) -> Plot | None:
             )
         axes.set_xscale("log", base=2)
         axes.set(xlabel="batch size", ylabel="images a second", ylim=(0, None))
-        axes.set_title(f"Throughput by batch size ({_INVALID})")
-        figure.legend(loc="center left", bbox_to_anchor=(0.63, 0.5), fontsize=7)
+        axes.set_title(f"Throughput by batch size ({_INVALID})", fontsize=8)
+        figure.legend(loc="lower left", bbox_to_anchor=(0.02, 0.01), fontsize=7)
         svg = svg_text(figure)
     caption = "Images a second at the median step, by batch size"
     return Plot(name="latency-throughput", caption=caption, svg=svg)
 
 
+def _set_height(figure: Any, inches: float, *, below: float) -> None:
+    """The height of the axes, and of what is below them, whatever is drawn; 0.4 inches
+    for the title."""
+    height = inches + below + 0.4
+    figure.set_figheight(height)
+    figure.subplots_adjust(bottom=below / height, top=1 - 0.4 / height)
+
+
 def _line_label(results: BackboneRows, row: Row) -> str:
     words = [short_text(results.title, 18), str(row.get("protocol"))]
+    words += [] if row.get("model") == IMAGENET_MODEL else [str(row.get("model"))]
     words += [str(row.get("runtime")), str(row.get("precision"))]
     words += ["XLA"] if row.get("xla") else []
     return ", ".join(words)
 
 
 def draw_tradeoff(run: RunRows) -> Plot | None:
-    """Test accuracy against the median step of the fine-tuned network, of one protocol
-    and batch; None where no backbone has both."""
-    points = []
-    for results in run.backbones:
-        accuracy = finite(results.evaluate.get("accuracy"))
-        own = [row for _, row in _timed(run) if row in results.latency_runs]
-        tuned = [row for row in own if row.get("model") == "finetuned"]
-        steps = [row for row in tuned if row.get("protocol") != Protocol.TRAIN_STEP]
-        if accuracy is not None and steps:
-            points.append((results, steps[0], accuracy))
+    """Test accuracy, with its interval, against the median step of the fine-tuned
+    networks, all timed in one way; None where no backbone has both."""
+    alike = find_alike(run)
+    points = [
+        (results, row, accuracy)
+        for results in run.backbones
+        if (row := alike.rows.get(results.name, {})).get("model") == FINETUNED_MODEL
+        and (accuracy := finite(results.evaluate.get("accuracy"))) is not None
+    ]
     if not points:
         return None
     with drawing_style(PLOT_STYLE):
@@ -185,25 +207,38 @@ def draw_tradeoff(run: RunRows) -> Plot | None:
         axes = figure.add_subplot()
         for results, row, accuracy in points:
             colour, marker = _style(run, results)
-            fill = colour if row.get("valid") else "none"
-            axes.plot(
-                row["p50_ms"] / row["batch_size"],
+            axes.errorbar(
+                alike.image_ms(results.name),
                 accuracy,
+                yerr=_reach(results, accuracy),
+                elinewidth=1,
                 color=colour,
                 marker=marker,
-                markerfacecolor=fill,
+                markerfacecolor=colour if is_valid(row) else "none",
                 linestyle="none",
                 label=short_text(results.title),
             )
         axes.set(xlabel="milliseconds an image", ylabel="test accuracy", xlim=(0, None))
-        axes.set_title(f"Accuracy by time ({_INVALID})")
+        axes.set_title(f"Accuracy by time ({_INVALID})", fontsize=8)
         figure.legend(
             loc="lower center", ncols=3, fontsize=8, bbox_to_anchor=(0.5, 0.03)
         )
         svg = svg_text(figure)
-    protocol, batch = points[0][1].get("protocol"), points[0][1].get("batch_size")
-    caption = f"Test accuracy against time an image: {protocol}, batch {batch}"
-    return Plot(name="latency-accuracy", caption=caption, svg=svg)
+    told = ", ".join(
+        f"{results.title} {accuracy:.4f} at {alike.image_ms(results.name):.2f} ms"
+        for results, _, accuracy in points
+    )
+    caption = f"Test accuracy and its 95 % interval against time an image: {alike.way}"
+    alt = f"Test accuracy against time an image: {told}"
+    return Plot(name="latency-accuracy", caption=caption, svg=svg, alt=alt)
+
+
+def _reach(results: BackboneRows, accuracy: float) -> list[list[float]] | None:
+    """How far the interval goes below and above; None without one."""
+    edges = [finite(edge) for edge in results.evaluate.get("interval") or ()]
+    if len(edges) != 2 or edges[0] is None or edges[1] is None:
+        return None
+    return [[max(0.0, accuracy - edges[0])], [max(0.0, edges[1] - accuracy)]]
 
 
 def draw_roofline(run: RunRows) -> Plot | None:
@@ -233,7 +268,7 @@ def draw_roofline(run: RunRows) -> Plot | None:
             axes.plot(
                 edges,
                 [min(peak, edge * copy / 1e3) for edge in edges],
-                color="#1f2329",
+                color=INK,
                 linewidth=1,
                 linestyle=_LINE_STYLES[number % len(_LINE_STYLES)],
             )
@@ -247,7 +282,7 @@ def draw_roofline(run: RunRows) -> Plot | None:
                 row["tflops_per_sec"],
                 color=colour,
                 marker=marker,
-                markerfacecolor=colour if row.get("valid") else "none",
+                markerfacecolor=colour if is_valid(row) else "none",
                 linestyle="none",
                 label=label,
             )

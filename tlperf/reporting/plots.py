@@ -8,6 +8,7 @@ read aloud, and takes the page's colour.
 """
 
 import dataclasses
+import hashlib
 import io
 import itertools
 import re
@@ -17,7 +18,7 @@ from xml.etree import ElementTree
 
 from tlperf.core.drawing import INK, drawing_style, short_text
 from tlperf.core.errors import escape_text
-from tlperf.reporting.document import Plot
+from tlperf.reporting.document import NOT_MEASURED, Plot
 from tlperf.reporting.rows import BackboneRows, Row, RunRows, finite
 
 # Colour and marker by place in the report. Each colour has at least 3:1 against white
@@ -31,7 +32,7 @@ BACKBONE_STYLES = (
     ("#8a63d2", "P"),
 )
 # Drawn in this ink on a white panel; inline, the panel goes and the ink is the page's.
-_PANEL = "panel"
+PANEL = "panel"
 _SIZE_INCHES = (4.4, 3.1)
 _MOST_NAMED_CLASSES = 12
 _SMOKE_MARK = "smoke figures, no comparison"
@@ -69,7 +70,7 @@ def new_figure(*, smoke: bool) -> Any:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE_INCHES, facecolor="white")
-    figure.patch.set_gid(_PANEL)
+    figure.patch.set_gid(PANEL)
     # Fixed margins: automatic layout triples the time and moves with the text.
     figure.subplots_adjust(left=0.16, right=0.96, bottom=0.17, top=0.88)
     if smoke:
@@ -140,7 +141,25 @@ def draw_curves(
         _style_epochs(axes, _last_epoch(results.epochs))
         axes.legend()
         svg = svg_text(figure)
-    return Plot(name=f"{file_stem(results.name)}-{quantity}", caption=caption, svg=svg)
+    name = f"{file_stem(results.name)}-{quantity}"
+    told = [
+        f"in {split} {_told(results, key)}"
+        for split, key in (
+            ("training", shown.train_key),
+            ("validation", shown.validation_key),
+        )
+    ]
+    alt = f"{results.title}, {quantity}: {'; '.join(told)}"
+    return Plot(name=name, caption=caption, svg=svg, alt=alt)
+
+
+def _told(results: BackboneRows, key: str) -> str:
+    """A curve in words."""
+    numbers, values = _points(results.epochs, key)
+    if not values:
+        return NOT_MEASURED
+    text = f"{values[-1]:.4f} after epoch {numbers[-1]:g}"
+    return text if len(values) == 1 else f"from {values[0]:.4f} to {text}"
 
 
 def draw_comparison(
@@ -168,7 +187,9 @@ def draw_comparison(
             loc="lower center", ncols=3, fontsize=8, bbox_to_anchor=(0.5, 0.03)
         )
         svg = svg_text(figure)
-    return Plot(name=f"all-{split}-{quantity}", caption=caption, svg=svg)
+    told = "; ".join(f"{results.title} {_told(results, key)}" for results in drawn)
+    alt = f"{quantity} in {split}: {told}"
+    return Plot(name=f"all-{split}-{quantity}", caption=caption, svg=svg, alt=alt)
 
 
 def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
@@ -195,7 +216,27 @@ def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
         axes.set_title(f"{short_text(results.title)}: test images")
         _name_cells(axes, counts, shares, classes)
         svg = svg_text(figure)
-    return Plot(name=f"{file_stem(results.name)}-confusion", caption=caption, svg=svg)
+    return Plot(
+        name=f"{file_stem(results.name)}-confusion",
+        caption=caption,
+        svg=svg,
+        alt=f"{results.title}, test images. {_told_counts(counts, classes)}",
+    )
+
+
+def _told_counts(counts: Any, classes: Sequence[str]) -> str:
+    """A confusion matrix in words; of many classes only how many were right."""
+    if len(classes) > _MOST_NAMED_CLASSES:
+        return f"{counts.trace():.0f} of {counts.sum():.0f} are right"
+    rows = []
+    for name, row in zip(classes, counts, strict=True):
+        taken = ", ".join(
+            f"{count:.0f} as {other}"
+            for other, count in zip(classes, row, strict=True)
+            if count
+        )
+        rows.append(f"Of {row.sum():.0f} of {name}: {taken or 'none'}")
+    return ". ".join(rows)
 
 
 def _has_long_names(classes: Sequence[str]) -> bool:
@@ -225,8 +266,13 @@ def _name_cells(axes: Any, counts: Any, shares: Any, classes: Sequence[str]) -> 
 
 
 def file_stem(name: str) -> str:
-    """A file name made of `name`, which comes from a row and may hold anything."""
-    return re.sub(r"[^a-z0-9]", "-", name.lower())[:40] or "backbone"
+    """A file name made of `name`, which comes from a row and may hold anything; two
+    names never make one."""
+    plain = re.sub(r"[^a-z0-9-]", "-", name.lower())[:40]
+    if plain and plain == name:
+        return plain
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+    return f"{plain or 'backbone'}-{digest[:6]}"
 
 
 def inline_svg(plot: Plot) -> str:
@@ -236,13 +282,13 @@ def inline_svg(plot: Plot) -> str:
         for element in list(parent):
             # A style sheet inside the picture would hold for the whole page.
             unwanted = element.tag.removeprefix(_SVG) in ("metadata", "style")
-            if unwanted or element.get("id") == _PANEL:
+            if unwanted or element.get("id") == PANEL:
                 parent.remove(element)
     for element in root.iter():
-        _make_local(element, plot.name)
+        _make_local(element, f"plot-{plot.name}")
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
-    root.attrib |= {"role": "img", "aria-label": escape_text(plot.caption)}
+    root.attrib |= {"role": "img", "aria-label": escape_text(plot.spoken)}
     return ElementTree.tostring(root, encoding="unicode")
 
 

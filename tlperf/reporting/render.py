@@ -3,6 +3,7 @@
 render_markdown(document), render_html(document)
 """
 
+import base64
 import importlib.resources
 import re
 from collections.abc import Callable
@@ -14,12 +15,16 @@ from tlperf.reporting.document import (
     Document,
     Gallery,
     Paragraph,
+    Photo,
+    Photos,
     Section,
     Table,
 )
 from tlperf.reporting.plots import inline_svg
 
 _TEMPLATE = "page.html.jinja"
+# In place of a photograph that its row describes.
+GONE = "no picture: its file is gone or altered"
 # Characters that Markdown or a formula would take for markup. An underscore inside a
 # word is none, and escaping it would spoil every name of a protocol.
 _MARKUP = re.compile(r"([\\`*\[\]|~$#]|(?<!\w)_|_(?!\w))")
@@ -54,9 +59,20 @@ def _markdown_table(table: Table) -> str:
     return "\n".join(lines)
 
 
+def _markdown_photos(photos: Photos) -> str:
+    """A row a picture: Markdown has no other way to keep a text beside one."""
+    titles = [f"**{escape_markdown(photos.title)}**", "", "| picture | what it is |"]
+    lines = [*titles, "| --- | --- |"]
+    for photo in photos.photos:
+        shown = f"![{escape_markdown(photo.alt)}]({photo.name}.jpg)"
+        shown = GONE if photo.jpeg is None else shown
+        lines.append(f"| {shown} | {escape_markdown(photo.caption)} |")
+    return "\n".join(lines)
+
+
 def _markdown_gallery(gallery: Gallery) -> str:
     return "\n\n".join(
-        f"![{escape_markdown(plot.caption)}]({plot.name}.svg)\n\n"
+        f"![{escape_markdown(plot.spoken)}]({plot.name}.svg)\n\n"
         f"{escape_markdown(plot.caption)}"
         for plot in gallery.plots
     )
@@ -73,6 +89,7 @@ def _markdown_paragraph(paragraph: Paragraph) -> str:
 _MARKDOWN: dict[type, Callable[[Any], str]] = {
     Table: _markdown_table,
     Gallery: _markdown_gallery,
+    Photos: _markdown_photos,
     Bullets: _markdown_bullets,
     Paragraph: _markdown_paragraph,
 }
@@ -107,6 +124,14 @@ def render_html(document: Document) -> str:
     environment.filters["inline_svg"] = inline_svg
     # A control character is no text in HTML either.
     environment.filters["printable"] = escape_text
+    environment.filters["data_address"] = _data_address
+    environment.globals["gone"] = GONE
     environment.filters["kind"] = lambda block: type(block).__name__
     source = importlib.resources.files(__package__).joinpath(_TEMPLATE)
     return environment.from_string(source.read_text("utf-8")).render(document=document)
+
+
+def _data_address(photo: Photo) -> str:
+    """The photograph as an address that asks nobody for anything."""
+    encoded = base64.b64encode(photo.jpeg or b"").decode()
+    return f"data:image/jpeg;base64,{encoded}"

@@ -19,7 +19,9 @@ from tlperf.reference.backbones import BACKBONES, KERAS_BACKBONES
 
 Row = Mapping[str, Any]
 
-IMAGENET_MODEL = "imagenet"
+IMAGENET_MODEL, FINETUNED_MODEL = "imagenet", "finetuned"
+# What each backbone goes through.
+WAY_STAGES = ("train", "evaluate", "latency")
 
 
 def finite(value: Any) -> float | int | None:
@@ -35,6 +37,19 @@ def child(row: Row, key: str) -> Row:
     return value if isinstance(value, Mapping) else {}
 
 
+def is_valid(timed: Row) -> bool:
+    """Whether a timed row keeps the rules of `tlperf.core.trials`; one that does not
+    say so does not."""
+    return timed.get("valid") is True
+
+
+def invalid_text(timed: Row) -> str:
+    """The rules that an INVALID row breaks, in its own words."""
+    reasons = timed.get("invalid")
+    told = map(str, reasons) if isinstance(reasons, list | tuple) else ()
+    return f"INVALID: {'; '.join(told) or 'no reason given'}"
+
+
 def is_smoke_row(row: Row) -> bool:
     """Whether a row was made with the settings that only show the machinery runs."""
     return child(row, "settings").get("preset") == Preset.QUICK.value
@@ -47,7 +62,8 @@ class BackboneRows:
     Attributes:
         name: as in result rows.
         title: as people write it.
-        rows: newest row by stage: `train`, `evaluate`, `latency`; some may be missing.
+        rows: newest row by stage: `train`, `evaluate`, `latency`, and `preprocess`, the
+            check of the input against the pretrained weights; some may be missing.
     """
 
     name: str
@@ -67,6 +83,11 @@ class BackboneRows:
     def evaluate(self) -> Row:
         """Result of the evaluation stage."""
         return self.result("evaluate")
+
+    @property
+    def preprocess(self) -> Row:
+        """Result of the check of what the weights expect of their input."""
+        return self.result("preprocess")
 
     @property
     def latency_runs(self) -> tuple[Row, ...]:
@@ -132,13 +153,15 @@ class RunRows:
 
     @property
     def measured(self) -> tuple[BackboneRows, ...]:
-        """Backbones with at least one row."""
-        return tuple(results for results in self.backbones if results.rows)
+        """Backbones that any stage of the way has a row of."""
+        return tuple(
+            results for results in self.backbones if {*results.rows} & {*WAY_STAGES}
+        )
 
 
 def collect_rows(rows: Sequence[dict[str, Any]]) -> RunRows:
     """The newest row of each stage and backbone."""
-    stages = {stage: latest(rows, stage) for stage in ("train", "evaluate", "latency")}
+    stages = {stage: latest(rows, stage) for stage in (*WAY_STAGES, "preprocess")}
     titles = {spec.name: spec.title for spec in BACKBONES}
     others = {spec.name: spec.title for spec in KERAS_BACKBONES}
     for found in stages.values():

@@ -1,13 +1,15 @@
 """The report as a document: which sections, tables and plots, in which order.
 
-document = build_document(collect_rows(rows), ledger)
+document = build_document(collect_rows(rows), ledger, read_evidence(workdir))
 """
 
-import collections
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Iterator
 
 from tlperf.core.units import NOT_AVAILABLE
 from tlperf.reporting import facts, study_tables
+from tlperf.reporting.backbone_section import backbone_section, beside
+from tlperf.reporting.data_section import data_section
 from tlperf.reporting.document import (
     NOT_MEASURED,
     Block,
@@ -19,9 +21,19 @@ from tlperf.reporting.document import (
     Section,
     Table,
 )
-from tlperf.reporting.ledger import STUDY_TEST_IMAGES
-from tlperf.reporting.plots import draw_comparison, draw_confusion, draw_curves
-from tlperf.reporting.rows import BackboneRows, RunRows
+from tlperf.reporting.evidence import Evidence
+from tlperf.reporting.gpu_matrix import matrix_sections
+from tlperf.reporting.latency_plots import (
+    draw_roofline,
+    draw_spread,
+    draw_throughput,
+    draw_tradeoff,
+)
+from tlperf.reporting.ledger_tables import ledger_section, verdict_sentence
+from tlperf.reporting.plots import draw_comparison
+from tlperf.reporting.preprocessing import preprocessing_section
+from tlperf.reporting.ranking import ranking_table
+from tlperf.reporting.rows import RunRows
 from tlperf.reporting.study_tables import Ledger
 
 TITLE = "Transfer learning, measured beside the published study"
@@ -30,15 +42,6 @@ SMOKE_BANNER = (
     "machinery runs; they compare neither the backbones nor anything with the study."
 )
 
-# Figures of the study by backbone: accuracy, loss, confusion matrix.
-_STUDY_FIGURES = {
-    "inceptionv3": (3, 4, 5),
-    "vgg16": (6, 7, 8),
-    "xception": (9, 10, 11),
-    "inceptionresnetv2": (12, 13, 14),
-    "resnet50": (15, 16, 17),
-    "efficientnetb0": (18, 19, 20),
-}
 _COMPARISONS = (
     ("accuracy", "training", 21),
     ("accuracy", "validation", 22),
@@ -47,24 +50,25 @@ _COMPARISONS = (
 )
 
 
-def build_document(run: RunRows, ledger: Ledger) -> Document:
-    """The whole report of a workdir's rows."""
+def build_document(
+    run: RunRows, ledger: Ledger, evidence: Evidence | None = None
+) -> Document:
+    """The whole report of a workdir's rows and of the files beside them."""
+    evidence = evidence or Evidence()
+    matrix = evidence.matrix
     sections = (
         _summary(run, ledger),
-        Section(
-            "Backbones",
-            (
-                study_tables.table_1(run, ledger),
-                _table_or_text(facts.latency_table(run), "Timed runs: not measured."),
-                study_tables.table_2(run, ledger),
-                study_tables.table_3(run, ledger),
-                study_tables.table_4(run, ledger),
-            ),
-        ),
+        # What a workdir that has one was made for.
+        *(matrix_sections(matrix) if matrix is not None else ()),
         Section("Each backbone", ()),
-        *(_backbone(run, results, ledger) for results in run.backbones),
+        *(
+            backbone_section(run, results, ledger, evidence)
+            for results in run.backbones
+        ),
         _across(run, ledger),
-        _data(run),
+        preprocessing_section(run, ledger),
+        ledger_section(ledger),
+        data_section(run, evidence),
         _method(run),
     )
     banner = SMOKE_BANNER if run.is_smoke else ""
@@ -77,20 +81,20 @@ def _table_or_text(table: Table, text: str) -> Block:
 
 def _summary(run: RunRows, ledger: Ledger) -> Section:
     names = ", ".join(results.title for results in run.measured) or "none"
-    counts = collections.Counter(
-        entry.verdict.partition(":")[0] for entry in ledger
-    ).most_common()
-    verdicts = ", ".join(f"{verdict} {count}" for verdict, count in counts)
     return Section(
         "Summary",
         (
             Paragraph(f"Measured backbones: {names}."),
+            ranking_table(run),
+            _gallery(
+                _timed((draw_tradeoff(run),), run),
+                "Accuracy by time: not measured. It needs an evaluation, and a timed "
+                "row of the fine-tuned network.",
+            ),
             facts.summary_table(run, ledger),
             Paragraph(
-                f"Verdicts on the study's {len(ledger)} figures: {verdicts}. Each "
-                "figure stands in paper.json with what was measured beside it. Values "
-                "are compared as they are: one that only rounds to the printed one "
-                "differs."
+                f"{verdict_sentence(ledger)} Each figure stands in the ledger below "
+                "and in paper.json with what was measured beside it."
             ),
         ),
     )
@@ -101,47 +105,6 @@ def _gallery(plots: Iterable[Plot | None], missing: str) -> Block:
     return Gallery(drawn) if drawn else Paragraph(missing)
 
 
-def _beside(text: str, number: int | None, *, smoke: bool) -> str:
-    figure = f"; the study's Fig. {number}" if number else ""
-    return f"{text}{figure}{' (smoke figures)' if smoke else ''}"
-
-
-def _backbone(run: RunRows, results: BackboneRows, ledger: Ledger) -> Section:
-    title = results.title
-    numbers = _STUDY_FIGURES.get(results.name, (None, None, None))
-    smoke = results.is_smoke("train"), results.is_smoke("evaluate")
-    captions = [
-        _beside(f"{title}: {what}", number, smoke=flag)
-        for what, number, flag in zip(
-            (
-                "accuracy in training and validation",
-                "loss in training and validation",
-                "confusion matrix of the test images",
-            ),
-            numbers,
-            (smoke[0], smoke[0], smoke[1]),
-            strict=True,
-        )
-    ]
-    plots = (
-        draw_curves(results, quantity="accuracy", run=run, caption=captions[0]),
-        draw_curves(results, quantity="loss", run=run, caption=captions[1]),
-        draw_confusion(results, caption=captions[2]),
-    )
-    missing = [
-        stage for stage in ("train", "evaluate", "latency") if not results.result(stage)
-    ]
-    blocks: list[Block] = [
-        _gallery(plots, "Curves and confusion matrix: not measured.")
-    ]
-    if missing:
-        blocks.append(Paragraph(f"{NOT_MEASURED}: {', '.join(missing)}.".capitalize()))
-    blocks.append(study_tables.report_table(results, ledger))
-    if results.warnings:
-        blocks += [Paragraph("Warnings:"), Bullets(results.warnings)]
-    return Section(title, tuple(blocks), level=3)
-
-
 def _across(run: RunRows, ledger: Ledger) -> Section:
     smoke = any(results.is_smoke("train") for results in run.backbones)
     plots = [
@@ -149,7 +112,7 @@ def _across(run: RunRows, ledger: Ledger) -> Section:
             run,
             quantity=quantity,
             split=split,
-            caption=_beside(
+            caption=beside(
                 f"All backbones: {quantity} in {split}", number, smoke=smoke
             ),
         )
@@ -160,22 +123,29 @@ def _across(run: RunRows, ledger: Ledger) -> Section:
         (
             _gallery(plots, "Curves across backbones: not measured."),
             study_tables.table_11(run, ledger),
+            study_tables.table_1(run, ledger),
+            _table_or_text(facts.latency_table(run), "Timed runs: not measured."),
+            *_timed_plots(run),
+            study_tables.table_2(run, ledger),
+            study_tables.table_3(run, ledger),
+            study_tables.table_4(run, ledger),
         ),
     )
 
 
-def _data(run: RunRows) -> Section:
-    study = Paragraph(
-        "The study: 4,000 photos of cats and dogs, split at random into 2,400 for "
-        f"training, 800 for validation and {STUDY_TEST_IMAGES} for the test (395 of "
-        "class 0, 405 of class 1). It names no files, so no other set of images is "
-        "known to be the same, and its scores carry the noise of its own 800."
-    )
-    if not run.shard:
-        return Section("Data", (Paragraph("Stored data: not measured."), study))
-    return Section(
-        "Data", (facts.split_table(run.shard), facts.shard_table(run.shard), study)
-    )
+def _timed_plots(run: RunRows) -> tuple[Block, ...]:
+    plots = (draw_spread(run), draw_throughput(run), draw_roofline(run))
+    drawn = tuple(_timed(plots, run))
+    return (Gallery(drawn),) if drawn else ()
+
+
+def _timed(plots: Iterable[Plot | None], run: RunRows) -> Iterator[Plot]:
+    """The pictures that there are, of smoke figures named as such."""
+    smoke = any(results.is_smoke("latency") for results in run.backbones)
+    for plot in plots:
+        if plot is not None:
+            caption = beside(plot.caption, None, smoke=smoke)
+            yield dataclasses.replace(plot, caption=caption)
 
 
 def _protocol_sentences(run: RunRows) -> tuple[str, ...]:
@@ -205,7 +175,8 @@ def _method(run: RunRows) -> Section:
             ),
             Paragraph(
                 "Everything here comes from results.jsonl (all epochs and raw latency "
-                "samples) and from the study's printed tables."
+                "samples), from the small pictures that evaluation and sharding leave "
+                "beside it, and from the study's printed tables."
             ),
         ),
     )

@@ -18,8 +18,10 @@ from tlperf.reference.paper import (
     Value,
 )
 from tlperf.reporting.document import NOT_MEASURED, Table
-from tlperf.reporting.ledger import Entry, read_unpublished, report_value
-from tlperf.reporting.rows import BackboneRows, Row, RunRows, child, finite
+from tlperf.reporting.ledger import Entry
+from tlperf.reporting.readings import class_names, read_unpublished, report_value
+from tlperf.reporting.rows import BackboneRows, Row, RunRows, finite, is_valid
+from tlperf.reporting.study_errors import implied_tflops
 
 Ledger = Sequence[Entry]
 Extra = tuple[str, Callable[[BackboneRows], str]]
@@ -66,6 +68,13 @@ def format_difference(entry: Entry | None) -> str:
         return entry.verdict
     # Significant digits, not decimals: a small difference must not print as none.
     return f"{entry.difference:+.3g}"
+
+
+def format_edges(edges: tuple[float, float] | None, *, sign: bool = False) -> str:
+    """An interval, its edges with their signs where it is one of differences."""
+    if edges is None:
+        return NOT_AVAILABLE
+    return " to ".join(f"{edge:{'+' if sign else ''}.4f}" for edge in edges)
 
 
 def find_entry(
@@ -140,7 +149,7 @@ def format_ms(results: BackboneRows, protocol: str, key: str) -> str:
     if not timed:
         return NOT_MEASURED
     text = format_number(finite(timed.get(key)), 2)
-    return text if timed.get("valid", True) else f"{text} (invalid)"
+    return text if is_valid(timed) else f"{text} (invalid)"
 
 
 def timed_on(results: BackboneRows) -> str:
@@ -152,20 +161,12 @@ def timed_on(results: BackboneRows) -> str:
     return f"{timed.get('device')}, batch {timed.get('batch_size')}, {size} px"
 
 
-def _implied(results: BackboneRows) -> float | int | None:
-    for timed in results.latency_runs:
-        value = finite(child(timed, "published").get("implied_tflops_per_sec"))
-        if value is not None:
-            return value
-    return None
-
-
 def _format_implied(results: BackboneRows) -> str:
-    return format_number(_implied(results), 1)
+    return format_number(implied_tflops(results.name), 1)
 
 
 def _format_peak_share(results: BackboneRows) -> str:
-    share = ratio(_implied(results), A100_TF32_PEAK_TFLOPS)
+    share = ratio(implied_tflops(results.name), A100_TF32_PEAK_TFLOPS)
     if share is None:
         return NOT_AVAILABLE
     return f"{share:.0%}" + (": above the peak" if share > 1 else "")
@@ -198,8 +199,9 @@ def table_1(run: RunRows, ledger: Ledger) -> Table:
             "synchronisation are not stated. They are no target of the measured times.",
             f"Plausibility: a step that implies more than {A100_TF32_PEAK_TFLOPS:.0f} "
             "TFLOP/s cannot be a batch of 32 in float32 or TF32 on that device.",
-            "Measured sizes are MiB (parameters x 4 bytes). The printed ones are that, "
-            "rounded, for all but EfficientNetB0: its parameters make 20.3, not 29.",
+            "Measured sizes are MiB (parameters x 4 bytes). The printed ones are at "
+            "most 2 above that, but for EfficientNetB0: its parameters make 20.3, not "
+            "29.",
             *_distinct_notes(ledger, "Table 1", ("parameters", "depth")),
         ),
     )
@@ -288,10 +290,19 @@ def table_4(run: RunRows, ledger: Ledger) -> Table:
 def table_11(run: RunRows, ledger: Ledger) -> Table:
     """Test accuracies with their intervals."""
 
+    def found(results: BackboneRows) -> Entry | None:
+        return find_entry(ledger, "Table 11", results.name, "accuracy")
+
     def difference(results: BackboneRows) -> str:
-        return format_difference(
-            find_entry(ledger, "Table 11", results.name, "accuracy")
-        )
+        return format_difference(found(results))
+
+    def edges(results: BackboneRows) -> str:
+        entry = found(results)
+        return format_edges(entry.difference_interval if entry else None, sign=True)
+
+    def verdict(results: BackboneRows) -> str:
+        entry = found(results)
+        return entry.verdict if entry else NOT_AVAILABLE
 
     return _paired_table(
         "Table 11. Accuracy on the test images",
@@ -302,8 +313,13 @@ def table_11(run: RunRows, ledger: Ledger) -> Table:
             ("95 % interval", format_interval),
             ("test images", lambda results: format_fact(results.evaluate, "images")),
             ("measured - published", difference),
+            ("95 % of the difference", edges),
+            ("verdict", verdict),
         ),
-        notes=("The study's accuracies are counts of 800 test images.",),
+        notes=(
+            "The study's accuracies are counts of 800 test images. The interval of the "
+            "difference is Newcombe's, of both samples of images.",
+        ),
     )
 
 
@@ -320,7 +336,7 @@ def format_interval(results: BackboneRows) -> str:
 def report_table(results: BackboneRows, ledger: Ledger) -> Table:
     """Classification report of one backbone: Tables 5-10."""
     table = REPORT_TABLES.get(results.name, "")
-    classes = [str(name) for name in results.evaluate.get("classes") or ()]
+    classes = class_names(results.evaluate)
     rows = [
         (row, _class_name(classes, row), *_report_cells(results, ledger, table, row))
         for row in (*REPORT_ROWS, *_extra_rows(classes))
@@ -371,10 +387,9 @@ def _report_notes(
 ) -> tuple[str, ...]:
     notes = []
     if entry := find_entry(ledger, table, results.name, "accuracy", "accuracy"):
+        notes.append(f"Verdict on the accuracy: {entry.verdict}.")
         if entry.note:
-            notes.append(
-                f"Other data: {entry.note}. Verdict on the accuracy: {entry.verdict}."
-            )
+            notes.append(f"Beside it: {entry.note}.")
     if classes - 2 > _MOST_EXTRA_CLASSES:
         notes.append(
             f"{classes - 2 - _MOST_EXTRA_CLASSES} more classes: results.jsonl."

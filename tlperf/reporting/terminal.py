@@ -14,24 +14,12 @@ from tlperf.core.units import (
     format_number,
     format_secs,
 )
-from tlperf.reference.backbones import BACKBONES
-from tlperf.reporting.reasons import render_invalid, render_lacking
+from tlperf.reporting.latency_terminal import render_latency
+from tlperf.reporting.terminal_table import render_table
 
 # A longer table would push the rest off the screen; --json has all of it.
 _MOST_CLASS_ROWS = 40
 _BAR_WIDTH = 40
-
-
-def render_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Left-aligned columns, two blanks apart."""
-    table = [list(columns), *map(list, rows)]
-    widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in table
-    )
 
 
 def render_values(result: dict[str, Any]) -> str:
@@ -52,10 +40,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return NOT_AVAILABLE if value is None else escape_text(str(value))
-
-
-def _ms(value: float | None) -> str:
-    return format_secs(None if value is None else value / 1e3)
 
 
 def render_train(result: dict[str, Any]) -> str:
@@ -117,98 +101,6 @@ def render_input(result: dict[str, Any]) -> str:
     )
     table = render_table(["", "images/s", ""], rows)
     return "\n".join([measured, table, *result["advice"]])
-
-
-def render_latency(result: dict[str, Any]) -> str:
-    """A row a measurement, backbones in the order of Table 1; the published figure's
-    device is another one."""
-    order = {spec.name: place for place, spec in enumerate(BACKBONES)}
-    runs = sorted(
-        result["runs"], key=lambda run: order.get(run["backbone"], len(order))
-    )
-    rows = [
-        [
-            *(run["backbone"], run["model"], run["protocol"], run["runtime"]),
-            _compute_words(run),
-            str(run["batch_size"]),
-            *(_ms(run[key]) for key in ("mean_ms", "p50_ms")),
-            _interval(run),
-            *(_ms(run[key]) for key in ("p90_ms", "p99_ms")),
-            format_number(run["images_per_sec"], 1),
-            _percent(run["share_of_matmul"]),
-            f"{run['samples']} in {run['processes']}",
-            _ms((run["published"] or {}).get("ms")),
-            "yes" if run["valid"] else "NO",
-        ]
-        for run in runs
-    ]
-    columns = ["backbone", "model", "protocol", "runtime", "computes in", "batch"]
-    columns += ["mean", "p50", "interval", "p90", "p99", "images/s", "of matmul"]
-    columns += ["samples", "published (A100)", "valid"]
-    devices = sorted({run["device"] for run in runs})
-    lines = [render_table(columns, rows)]
-    lines.append(f"measured on {', '.join(devices) or NOT_AVAILABLE}")
-    lines += _fastest(runs)
-    lines += render_invalid([run["invalid"] for run in runs])
-    lines += [f"plot: {path}" for path in result.get("plots", ())]
-    return "\n".join(lines)
-
-
-def _compute_words(run: dict[str, Any]) -> str:
-    words = [str(run["precision"] or ""), "XLA" if run["xla"] else ""]
-    words += ["TF32" if run["tf32"] else ""]
-    return " ".join(filter(None, words))
-
-
-def _interval(run: dict[str, Any]) -> str:
-    interval = run["interval_ms"]
-    if interval is None:
-        return NOT_AVAILABLE
-    return f"{interval['low']:.1f} to {interval['high']:.1f}"
-
-
-def _percent(share: float | None) -> str:
-    return NOT_AVAILABLE if share is None else f"{100 * share:.0f} %"
-
-
-def _fastest(runs: Sequence[dict[str, Any]]) -> list[str]:
-    """The fastest runtime of each network, where several were timed alike and their
-    rows are valid."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for run in runs:
-        keys = ("backbone", "model", "protocol", "batch_size", "precision")
-        if run["p50_ms"] is not None and run["valid"]:
-            groups.setdefault(tuple(run[key] for key in keys), []).append(run)
-    lines = []
-    for (backbone, model, protocol, batch_size, precision), group in groups.items():
-        best = min(group, key=lambda run: run["p50_ms"])
-        others = [run for run in group if run["runtime"] != best["runtime"]]
-        ratios = [
-            f"{run['runtime']} takes {run['p50_ms'] / best['p50_ms']:.2f} of its time"
-            for run in others
-        ]
-        if ratios:
-            lines.append(
-                f"{backbone}, {model}, {protocol}, batch {batch_size}, {precision}: "
-                f"fastest is {best['runtime']}; {', '.join(ratios)}"
-            )
-    return lines
-
-
-def render_check(result: dict[str, Any]) -> str:
-    """A row a measurement, then what they lack."""
-    what = ("backbone", "model", "protocol", "runtime")
-    rows, table = result["rows"], []
-    for row in rows:
-        words = [*(row[name] for name in what), _compute_words(row)]
-        words += [row["batch_size"], _ms(row["p50_ms"]), "yes" if row["ok"] else "NO"]
-        table.append([escape_text(str(word or NOT_AVAILABLE)) for word in words])
-    names = [f"{', '.join(words[:4])}, batch {words[5]}" for words in table]
-    lacking = render_lacking(names, [row["problems"] for row in rows])
-    columns = [*what, "computes in", "batch", "p50", "can be published"]
-    good = sum(row["ok"] for row in rows)
-    count = f"{good} of {len(rows)} rows can be published"
-    return "\n".join([render_table(columns, table), *lacking, count])
 
 
 def render_predict(result: dict[str, Any]) -> str:
@@ -385,10 +277,13 @@ def _render_picture(result: dict[str, Any]) -> str:
 
 
 def render_doctor(result: dict[str, Any]) -> str:
-    """A line a check."""
+    """A line a check, with what to do, and how many there were of each kind."""
+    marks = {"ok": "ok  ", "warn": "WARN", "bad": "BAD "}
     lines = []
     for check in result["checks"]:
-        mark = "ok " if check["ok"] else "BAD"
-        advice = f"; {check['advice']}" if check["advice"] else ""
-        lines.append(f"{mark} {check['name']}: {escape_text(check['found'])}{advice}")
-    return "\n".join(lines)
+        text = f"{check['name']}: {check['found']}"
+        text += f"; {check['advice']}" if check["advice"] else ""
+        lines.append(f"{marks[check['level']]} {escape_text(text)}")
+    levels = [check["level"] for check in result["checks"]]
+    counts = ", ".join(f"{levels.count(level)} {level}" for level in marks)
+    return "\n".join([*lines, counts])
