@@ -173,6 +173,11 @@ KNOWN = {
     # Graphs of arrays and operators, without code.
     ("latency/sessions.py", "InferenceSession"),
     ("latency/sessions.py", "read_model"),
+    # Of networks that the project built itself; no file is read.
+    ("model/fit.py", "clone_model"),
+    ("model/fit.py", "from_config"),
+    ("model/inference.py", "clone_model"),
+    ("model/inference.py", "from_config"),
 }
 
 

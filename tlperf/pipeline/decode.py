@@ -20,13 +20,10 @@ import simplejpeg
 
 from tlperf.core.choices import Decode, Encoding, Exif
 from tlperf.dataset.examples import RecordError, RecordView
-from tlperf.dataset.guard import decode_rgb
-from tlperf.dataset.headers import HeaderError, sniff
+from tlperf.dataset.guard import UNDECODABLE, decode_rgb
+from tlperf.dataset.headers import sniff
 from tlperf.dataset.manifest import Manifest
 from tlperf.pipeline.memory import Scratch
-
-# What the decoders raise on damaged data.
-_UNDECODABLE = (HeaderError, OSError, SyntaxError, ValueError, KeyError, EOFError)
 
 # Bytes a pixel at most while it is decoded: of a JPEG of many scans its coefficients,
 # two a component, and its pixels; of the others what Pillow reads, four, and what that
@@ -141,7 +138,7 @@ def _decode_any(data: bytes) -> np.ndarray:
     image_format = sniff(data)
     try:
         return decode_rgb(data, image_format)
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         text = " ".join(str(error).split())
         raise RecordError(f"cannot be decoded ({text})") from error
 

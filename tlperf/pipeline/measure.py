@@ -73,7 +73,6 @@ def measure_input(
     from_disk = _bytes_from_disk() - disk_bytes
     image_bytes = stored_bytes(dataset)
     disk_share = from_disk / (whole.images * image_bytes)
-    known = {name: rate for name, rate in stages.items() if rate is not None}
     ways = measure_ways(
         dataset, config, image_size=image_size, compute=compute, secs=secs / 4
     )
@@ -88,7 +87,7 @@ def measure_input(
         "batches": whole.images // config.batch_size,
         "seconds": whole.secs,
         "stages": stages,
-        "bottleneck": min(known, key=lambda name: known[name]),
+        "bottleneck": _slowest(stages),
         "cores": usable_cores(),
         "bytes_per_image": image_bytes,
         "cache_bytes": cache_bytes(
@@ -112,6 +111,11 @@ def measure_input(
     }
     result["demand"] = None if demand is None else describe_demand(result, demand)
     return {**result, "advice": advise(result)}
+
+
+def _slowest(stages: dict[str, float | None]) -> str:
+    known = {name: rate for name, rate in stages.items() if rate is not None}
+    return min(known, key=lambda name: known[name])
 
 
 def cache_state(

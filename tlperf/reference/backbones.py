@@ -49,6 +49,25 @@ RAW_PIXELS = Normalisation()
 # "normalización de las variables" in the study: most plausibly x / 255 for all six.
 PAPER_MODE = Normalisation(divisor=255.0)
 
+# Those that the project knows, by the words of results and reports.
+NORMALISATIONS = {
+    "tf": TF_MODE,
+    "torch": TORCH_MODE,
+    "caffe": CAFFE_MODE,
+    "raw": RAW_PIXELS,
+    "x/255": PAPER_MODE,
+}
+
+
+def normalisation_name(normalisation: Normalisation) -> str:
+    """The word for a normalisation that the project knows.
+
+    >>> normalisation_name(CAFFE_MODE)
+    'caffe'
+    """
+    names = {value: name for name, value in NORMALISATIONS.items()}
+    return names[normalisation]
+
 
 class HeadKind(enum.StrEnum):
     """Layers that Table 3 appends."""

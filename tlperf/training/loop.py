@@ -40,6 +40,7 @@ from tlperf.reference.backbones import BackboneSpec
 from tlperf.training.checkpoint import Checkpoint, pack, unpack
 from tlperf.training.memory import name_fitting_batch
 from tlperf.training.passes import NotFinite, Sums
+from tlperf.training.preprocess import check_preprocessing
 from tlperf.training.record import Record
 from tlperf.training.result import best, epoch_row, epoch_text, train_result
 from tlperf.training.sameness import check_same, settings_of
@@ -88,6 +89,7 @@ def train_backbone(
         _naming_fitting_batch(trainer),
         stop_signals() as stop,
     ):
+        check_preprocessing(trainer, weights)
         run = _Run(trainer, weights=weights, stop=stop)
         run.begin()
         build_secs = time.perf_counter() - start

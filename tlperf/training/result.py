@@ -13,6 +13,7 @@ import keras
 
 from tlperf.core import files
 from tlperf.core.units import format_secs
+from tlperf.model.blocks import describe_blocks
 from tlperf.model.optimizer import optimizer_settings
 from tlperf.model.weights import WEIGHTS_NAME, WeightsSource
 from tlperf.pipeline.service import format_missed
@@ -82,7 +83,7 @@ def train_result(
     build_secs: float,
 ) -> dict[str, Any]:
     """The JSON of `train` for this backbone; weights.h5 is there."""
-    config, classifier = trainer.config, trainer.classifier
+    config = trainer.config
     folder = config.backbone_path(trainer.spec.name)
     timed_secs = math.fsum(row["timed_secs"] for row in rows)
     steps_per_sec = sum(row["timed_steps"] for row in rows) / timed_secs
@@ -123,22 +124,31 @@ def train_result(
             else None  # the chief has them
         ),
         "data_digest": trainer.dataset.manifest.digest,
-        "freeze": _boundary(trainer.spec, config.model.freeze),
-        "defaults": trainer.spec.defaults,
         "optimizer": optimizer_settings(trainer.spec, config.training),
         "best_epoch": best(rows)["epoch"],
+        **_network_facts(trainer),
+        "warnings": _warnings(trainer, rows, wait_fraction),
+    }
+
+
+def _network_facts(trainer: Trainer) -> dict[str, Any]:
+    """Its layers, which of them learn, and the drawing's blocks."""
+    classifier = trainer.classifier
+    return {
+        "freeze": _boundary(trainer.spec, trainer.config.model.freeze),
+        "defaults": trainer.spec.defaults,
         "layers": len(classifier.backbone.layers),
         "frozen_layers": len(classifier.frozen_names),
         "active_layers": len(classifier.active_names),
         "first_active": (*classifier.active_names, None)[0],
         "head": list(classifier.head_text),
+        "architecture": describe_blocks(classifier),
         "params": classifier.whole.count_params(),
         "trainable_params": sum(
             math.prod(variable.shape)
             for layer in trainer.phases[-1].layers
             for variable in layer.trainable_variables
         ),
-        "warnings": _warnings(trainer, rows, wait_fraction),
     }
 
 
