@@ -1,37 +1,57 @@
-"""tools/gpu_matrix.py on logical CPU devices: what is measured, kept and told."""
+"""tools/gpu_matrix.py: which cells there are, their commands, what is kept and told."""
 
-import contextlib
 import dataclasses
-import io
+import fcntl
 import json
-import pathlib
-import subprocess
+import os
+import signal
 import sys
 import time
 
 import pytest
 
-from tests.promises import ROOT, environment
+from tests.promises import run
+from tests.test_reporting_gpu_matrix import CELL, TIMED, measured
 from tlperf import cli
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.machine import gpu_facts
 from tlperf.core.settings import DeviceConfig
 from tlperf.core.stopping import Stop
+from tlperf.reporting.gpu_matrix import render_matrix
 from tools.gpu_cells import (
     INPUTS,
     Cell,
-    Child,
-    Done,
+    Choices,
     Settings,
-    find_reason,
+    cell_command,
+    plan_cells,
     plan_counts,
     plan_places,
-    train_command,
 )
-from tools.gpu_matrix import Matrix, main, write_photos
-from tools.gpu_tables import render_matrix
+from tools.gpu_child import Child, Done, find_reason
+from tools.gpu_data import write_photos
+from tools.gpu_file import Matrix
+from tools.gpu_matrix import find_missing, main, raise_failure
 
 SETTINGS = Settings("", 16, "none", 1, 32, 4, "cpu")
-CELL = Cell("vgg16", "images", "float32", "off", 1, "one")
+NO_TF32 = Choices(tf32=[""])
+
+
+def test_help_is_instant_and_imports_nothing_heavy():
+    code = (
+        "import atexit, sys; from tools.gpu_matrix import main\n"
+        "heavy = {'tensorflow', 'keras', 'sklearn', 'matplotlib', 'PIL'}\n"
+        "atexit.register(lambda: print(heavy & set(sys.modules), file=sys.stderr))\n"
+        "main(['--help'])"
+    )
+    runs = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = run([sys.executable, "-c", code])
+        runs.append(time.perf_counter() - start)
+        assert (done.returncode, done.stderr.strip()) == (0, "set()")
+        assert "--parts" in done.stdout
+    assert min(runs) < 1.0
 
 
 @pytest.mark.parametrize(
@@ -43,30 +63,112 @@ def test_numbers_of_devices(there, counts):
 
 
 @pytest.mark.parametrize(
-    ("xlas", "places"),
+    ("there", "xlas", "places"),
     [
-        (["on"], [("on", 1, "one")]),  # several replicas cannot have it
-        (["off"], [("off", 1, "one"), ("off", 1, "mirrored"), ("off", 2, "mirrored")]),
+        (2, ["on"], [("on", 1, "one")]),  # several replicas cannot have it
+        (1, ["off"], [("off", 1, "one")]),  # nothing to compare a strategy with
+        (
+            2,
+            ["off"],
+            [("off", 1, "one"), ("off", 1, "mirrored"), ("off", 2, "mirrored")],
+        ),
     ],
 )
-def test_places(xlas, places):
-    assert plan_places([1, 2], xlas) == places
-    assert len(plan_places([1, 2, 4], ["on", "off"])) == 5
+def test_places(there, xlas, places):
+    assert plan_places(there, xlas) == places
+    assert len(plan_places(4, ["on", "off"])) == 5
+
+
+def test_cells_of_all_parts_on_two_devices():
+    """Four ways of precision with and without XLA on one device, and on both."""
+    cells = plan_cells(["vgg16", "xception"], Choices(), there=2, settings=SETTINGS)
+    assert len(set(cells)) == len(cells)
+    parts = [cell.part for cell in cells]
+    assert parts.count("input") == 2 * 2
+    assert parts.count("latency") == 2 * (4 * 2 + 4)
+    assert parts.count("training") == 2 * (2 * 3 * (2 + 2))
+    assert parts == sorted(parts)
+    texts = [cell.text for cell in cells if cell.part == "latency"]
+    assert texts[:6] == [
+        "latency of vgg16, float32, TF32, XLA, 1 x one",
+        "latency of vgg16, float32, TF32, no XLA, 1 x one",
+        "latency of vgg16, float32, TF32, no XLA, 2 x mirrored",
+        "latency of vgg16, float32, no TF32, XLA, 1 x one",
+        "latency of vgg16, float32, no TF32, no XLA, 1 x one",
+        "latency of vgg16, float32, no TF32, no XLA, 2 x mirrored",
+    ]
+
+
+def test_cells_on_one_device_are_there_once():
+    cells = plan_cells(["vgg16"], NO_TF32, there=1, settings=SETTINGS)
+    assert {(cell.devices, cell.strategy) for cell in cells} == {(1, "one")}
+    parts = [cell.part for cell in cells]
+    counts = [parts.count(part) for part in ("input", "latency", "training")]
+    assert counts == [1, 3 * 2, 2 * 3 * 2]
+
+
+@pytest.mark.parametrize(
+    ("protocols", "xlas", "devices"),
+    [
+        (["compiled"], ["off"], {1}),
+        (["train_step"], ["off"], {1, 2}),
+        (["train_step"], ["on"], {1}),
+    ],
+)
+def test_several_devices_are_timed_by_steps_of_training(protocols, xlas, devices):
+    settings = dataclasses.replace(SETTINGS, protocols=protocols)
+    choices = dataclasses.replace(NO_TF32, parts=["latency"], xla=xlas)
+    cells = plan_cells(["vgg16"], choices, there=2, settings=settings)
+    assert {cell.devices for cell in cells} == devices
+
+
+def values_of(cell, settings, folder):
+    """Of a cell's command, as the command line takes it."""
+    command = cell_command(cell, settings, data_dir=folder, workdir=folder)
+    assert command[:3] == [sys.executable, "-m", "tlperf"]
+    return cli.parse_values(command[3], command[4:])
 
 
 @pytest.mark.parametrize("inputs", INPUTS)
 @pytest.mark.parametrize("devices", ["gpu", "cpu"])
-def test_a_cell_is_a_training_that_the_command_line_takes(tmp_path, devices, inputs):
+def test_a_training_is_a_command(tmp_path, devices, inputs):
     cell = dataclasses.replace(CELL, inputs=inputs, devices=2, strategy="mirrored")
     settings = dataclasses.replace(SETTINGS, devices=devices)
-    command = train_command(cell, settings, data_dir=tmp_path, workdir=tmp_path)
-    assert command[1:5] == ["-m", "tlperf", "train", "--json"]
-    values = cli.parse_values("train", command[4:])
+    values = values_of(cell, settings, tmp_path)
     assert values["batch_size"] == 2 * 4
+    assert values["weights"] == "none"
     assert values["feature_cache"] == {"features": "on", "images": "off"}[inputs]
     given = (values["devices"], values["logical_devices"])
     assert given == {"gpu": ("gpu:0,1", 0), "cpu": ("cpu", 2)}[devices]
     DeviceConfig(devices=values["devices"])
+
+
+ALL_PROTOCOLS = "compiled,transfer,stream,train_step"
+ITS_OWN = {"latency_secs": None, "min_secs": 10.0}
+LIMITED = {"latency_secs": 1.5, "min_secs": 0.0}
+ONE = {"latency_batch_size": 4, "strategy": "one", "protocol": ALL_PROTOCOLS}
+TWO = {"latency_batch_size": 8, "strategy": "mirrored", "protocol": "train_step"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "limit", "wanted"),
+    [
+        ({"tf32": "off"}, 0.0, {**ONE, **ITS_OWN, "tf32": False, "processes": 5}),
+        ({"xla": "on"}, 0.0, {**ONE, "tf32": True, "xla": "on"}),
+        ({"tf32": "", "precision": "mixed_float16"}, 0.0, {**ONE, "tf32": True}),
+        ({"devices": 2, "strategy": "mirrored"}, 1.5, {**TWO, **LIMITED}),
+    ],
+)
+def test_a_timed_cell_is_a_command(tmp_path, changes, limit, wanted):
+    settings = dataclasses.replace(SETTINGS, latency_secs=limit)
+    cell = dataclasses.replace(TIMED, **changes)
+    values = values_of(cell, settings, tmp_path)
+    assert {name: values[name] for name in wanted} == wanted
+
+
+def test_an_input_rate_is_a_command(tmp_path):
+    values = values_of(Cell("input", "xception", 2, "mirrored"), SETTINGS, tmp_path)
+    assert (values["batch_size"], values["secs"]) == (8, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +176,11 @@ def test_a_cell_is_a_training_that_the_command_line_takes(tmp_path, devices, inp
     [
         ("noise\ntlperf train: E71 out_of_memory: a; b\n"
          "tlperf train: E71 backbone_failed: vgg16 (exit 71)\n", "out_of_memory: a; b"),
+        ("tlperf latency: E71 out_of_memory: a; b\n"
+         "tlperf latency: E71 cell_failed: vgg16, compiled (exit 71); see\n",
+         "out_of_memory: a; b"),
+        ("vgg16, imagenet, compiled: killed by signal 9 (out of memory?)\n"
+         "tlperf latency: E71 cell_failed: x\n", "killed by signal 9 (out of memory?)"),
         ("vgg16: killed by signal 11\n"
          "tlperf train: E70 backbone_failed: vgg16 (exit 70)\n", "killed by signal 11"),
         ("Fatal Python error\nSegmentation fault\n", "Segmentation fault"),
@@ -93,6 +200,21 @@ def test_a_cell_that_takes_too_long_is_made_to_end(tmp_path):
     assert done.secs < 30
 
 
+def test_what_a_cell_leaves_running_is_waited_for(tmp_path):
+    """Its own child, which outlives it."""
+    child = Child(tmp_path, most_secs=60, grace_secs=0.2)
+    orphan = "import subprocess as s; print(s.Popen(['sleep', '60']).pid)"
+    done = child.run([sys.executable, "-c", orphan], stop=Stop())
+    assert done.exit_code == 0
+    with pytest.raises(TlperfError, match="of an earlier cell has not") as caught:
+        child.wait_until_alone()
+    assert caught.value.code is ExitCode.RETRY
+    os.kill(int(done.out), signal.SIGKILL)
+    Child(tmp_path, most_secs=60, grace_secs=20).wait_until_alone()
+    with (tmp_path / "stderr").open("ab") as stderr:
+        fcntl.flock(stderr, fcntl.LOCK_EX | fcntl.LOCK_NB)  # and not kept
+
+
 def test_photos_are_of_common_sizes_and_no_two_alike(tmp_path):
     write_photos(tmp_path, 20)
     paths = sorted(tmp_path.rglob("*.jpg"))
@@ -101,73 +223,69 @@ def test_photos_are_of_common_sizes_and_no_two_alike(tmp_path):
     assert min(path.stat().st_size for path in paths) > 5_000
 
 
-def measured(cell, rate, *, peaks=None):
-    """A row as a cell on a GPU would give."""
-    result = {
-        "images_per_sec": rate,
-        "steps_per_sec": rate / 32,
-        "input_wait_fraction": 0.25,
-        "epochs": [{"first_step_secs": 12.5}],
-        "features": {"computed_images": 0, "secs": 0.0},
-        "device_peak_memory_bytes": peaks,
-        "process_peak_memory_bytes": 3 << 30,
-    }
-    row = {"cell": dataclasses.asdict(cell), "secs": 9.0, "exit_code": 0, "reason": ""}
-    return {**row, "result": result}
+HALF = dataclasses.replace(CELL, precision="mixed_float16")
+FAILED = {
+    "cell": dataclasses.asdict(HALF),
+    "secs": 4.0,
+    "exit_code": 71,
+    "reason": "out_of_memory: 2 | 3 GiB",
+}
 
 
-def test_the_tables_of_two_gpus(tmp_path):
-    two = dataclasses.replace(CELL, devices=2, strategy="mirrored")
-    xla = dataclasses.replace(CELL, xla="on")
-    half = dataclasses.replace(CELL, precision="mixed_float16")
-    failed = {
-        "cell": dataclasses.asdict(half),
-        "secs": 4.0,
-        "exit_code": 71,
-        "reason": "out_of_memory: 2 | 3 GiB",
-    }
-    rows = [
-        measured(CELL, 100.0, peaks=[1 << 30]),
-        measured(xla, 150.0, peaks=[2 << 30]),
-        measured(two, 180.0, peaks=[1 << 30, 5 << 29]),
-        failed,
-    ]
-    gpu = {"device_name": "NVIDIA A100", "compute_capability": [8, 0]}
-    found = {"gpus": [gpu, gpu], "cuda_version": "12.5.1", "driver": None}
-    settings = dataclasses.replace(SETTINGS, devices="gpu")
-    matrix = Matrix(tmp_path, settings, found)
-    for row in rows:
-        matrix.add(row)
-    text = matrix.write().read_text()
-    assert text == render_matrix(matrix._head, rows)
-    for line in (
-        "| vgg16 | float32 | off | 1 | one | 100.0 | 320.00 ms | 25.0 % | 12.50 s "
-        "| n/a | 1.0 GiB | 3.0 GiB | done |",
-        "| vgg16 | float32 | off | 2 | mirrored | 180.0 | 177.78 ms | 25.0 % | 12.50 s "
-        "| n/a | 2.5 GiB | 3.0 GiB | done |",
-        r"| exit 71: out_of_memory: 2 \| 3 GiB |",
-        "| backbone | precision | 1 alone | 2 mirrored |",
-        "| vgg16 | float32 | 100.0 (1.00) | 180.0 (0.90) |",
-        "| vgg16 | mixed_float16 | not measured | not measured |",
-        "| GPU 1 | NVIDIA A100, compute capability 8.0 |",
-        "| cuda_version | 12.5.1 |",
-    ):
-        assert line in text, text
-    assert "Logical CPU" not in text
-    again = Matrix(tmp_path, settings, found)
-    assert [again.has(cell) for cell in (CELL, half)] == [True, True]
-    again.drop_failed()
-    assert [again.has(cell) for cell in (CELL, half)] == [True, False]
-    other = dataclasses.replace(settings, batch_size=64)
-    with pytest.raises(TlperfError, match="give another --out") as caught:
-        Matrix(tmp_path, other, found)
+def test_cells_that_are_there_are_not_run_again(tmp_path):
+    matrix = Matrix(tmp_path, SETTINGS, {"gpus": []})
+    matrix.add(measured(CELL, 100.0))
+    matrix.add(FAILED)
+    again = Matrix(tmp_path, SETTINGS, {"gpus": []})
+    cells = [CELL, HALF, TIMED]
+    assert find_missing(cells, again, retry=False) == [TIMED]
+    assert find_missing(cells, again, retry=True) == [HALF, TIMED]
+    assert (tmp_path / "gpu_matrix.md").read_text() == render_matrix(
+        json.loads((tmp_path / "gpu_matrix.json").read_text())
+    )
+    # One that somebody's signal ended did not fail.
+    again.add({**FAILED, "exit_code": 75})
+    assert find_missing(cells, again, retry=False) == [HALF, TIMED]
+    # A failure stays until its cell was run again.
+    again.add(measured(HALF, 200.0))
+    assert find_missing(cells, again, retry=True) == [TIMED]
+    assert len(again.rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("settings", {"batch_size": 64}, "settings batch_size"),
+        ("code", {"commit": "0" * 40}, "code commit"),
+        ("machine", {"versions": {}}, "machine versions"),
+        ("devices", {"gpus": [{}]}, "devices gpus"),
+    ],
+)
+def test_cells_of_other_settings_code_or_devices_are_refused(
+    tmp_path, key, value, told
+):
+    path = Matrix(tmp_path, SETTINGS, {"gpus": []}).write().with_suffix(".json")
+    stored = json.loads(path.read_text())
+    stored[key] |= value
+    path.write_text(json.dumps(stored))
+    with pytest.raises(TlperfError, match=f"another {told}; give another") as caught:
+        Matrix(tmp_path, SETTINGS, {"gpus": []})
     assert caught.value.code is ExitCode.EXISTS
 
 
-def test_without_a_gpu_it_says_so(tmp_path, capsys):
-    import tensorflow as tf
+def test_a_failure_is_the_exit_code():
+    raise_failure([measured(CELL, 100.0)])
+    with pytest.raises(TlperfError) as caught:
+        raise_failure([measured(CELL, 100.0), FAILED, {**FAILED, "exit_code": 70}])
+    assert caught.value.code is ExitCode.MEMORY
+    assert caught.value.found == (
+        "2 of 3 cells, the first: training of vgg16, mixed_float16, on images, no XLA, "
+        "1 x one: out_of_memory: 2 | 3 GiB"
+    )
 
-    if tf.config.list_physical_devices("GPU"):
+
+def test_without_a_gpu_it_says_so(tmp_path, capsys):
+    if gpu_facts()["gpus"]:
         pytest.skip("this machine has a GPU")
     assert main([f"--out={tmp_path / 'out'}"]) == ExitCode.UNAVAILABLE
     out, err = capsys.readouterr()
@@ -176,115 +294,28 @@ def test_without_a_gpu_it_says_so(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_words_that_are_not_there_are_refused(tmp_path, capsys):
+def test_weights_that_are_not_there_are_told_before_anything_runs(tmp_path, capsys):
+    arguments = [f"--out={tmp_path}", "--devices=cpu", "--backbones=vgg16"]
+    assert main([*arguments, f"--weights={tmp_path}"]) == ExitCode.NO_INPUT
+    assert "E66 missing_weights" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--precision=float64", "no float64; there are float32, mixed_float16, mixed_"),
+        ("--parts=all", "no all; there are input, latency, training"),
+        ("--logical_devices=0", "0 is not above 0"),
+        ("--cell_secs=nan", "nan is not above 0"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(capsys, argument, told):
     with pytest.raises(SystemExit):
-        main(["--precision=float64"])
-    told = capsys.readouterr().err
-    assert "no float64; there are float32, mixed_float16, mixed_bfloat16" in told
+        main([argument])
+    assert told in capsys.readouterr().err
+
+
+def test_a_backbone_that_is_not_there_is_refused(capsys):
     assert main(["--backbones=vgg17"]) == ExitCode.USAGE
     assert "no backbone is called 'vgg17'" in capsys.readouterr().err
-
-
-def arguments(out):
-    """Xception takes no 32 pixels: its cells fail."""
-    return [
-        *(f"--out={out}", "--devices=cpu", "--logical_devices=2", "--weights=none"),
-        *("--backbones=xception,vgg16", "--precision=float32", "--xla=off"),
-        *("--inputs=images", "--image_size=32", "--batch_size=4", "--images=16"),
-        "--epochs=1",
-    ]
-
-
-def read_cells(out):
-    path = out / "gpu_matrix.json"
-    return json.loads(path.read_text())["cells"] if path.exists() else []
-
-
-def test_no_device_is_none_to_measure(capsys):
-    with pytest.raises(SystemExit):
-        main(["--devices=cpu", "--logical_devices=0"])
-    assert "--logical_devices is 1 or more" in capsys.readouterr().err
-
-
-@pytest.fixture(scope="module")
-def interrupted(tmp_path_factory):
-    """A matrix that a signal ended in its fifth cell: its folder, exit code, stderr."""
-    out = tmp_path_factory.mktemp("matrix")
-    with subprocess.Popen(
-        [sys.executable, "-m", "tools.gpu_matrix", *arguments(out)],
-        cwd=ROOT,
-        env=environment(),
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        deadline = time.monotonic() + 300
-        while len(read_cells(out)) < 4 and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.terminate()
-        _, err = process.communicate(timeout=120)
-    return out, process.returncode, err
-
-
-@pytest.fixture(scope="module")
-def finished(interrupted):
-    """The same once more: its folder, stdout, and the cells before."""
-    out, *_ = interrupted
-    before, printed = read_cells(out), io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        assert main(arguments(out)) == ExitCode.OK
-    return out, printed.getvalue(), before
-
-
-def test_a_signal_keeps_whole_cells(interrupted):
-    out, code, err = interrupted
-    assert code == ExitCode.RETRY, err
-    assert len(read_cells(out)) == 4
-    assert "E75 stopped" in err
-    assert "SIGTERM in cell: vgg16 on images, float32, no XLA, 1 x mirrored" in err
-
-
-def test_it_goes_on_with_the_cells_that_are_not_there(finished):
-    out, printed, before = finished
-    cells = read_cells(out)
-    assert pathlib.Path(printed.strip()) == out / "gpu_matrix.md"
-    assert cells[:4] == before
-    assert len(cells) == 6
-    assert not (out / "cell").exists()
-
-
-def test_a_cell_that_fails_tells_why_and_the_rest_goes_on(finished):
-    out, *_ = finished
-    cells = read_cells(out)
-    for row in cells[:3]:
-        assert row["cell"]["backbone"] == "xception"
-        assert row["exit_code"] == ExitCode.USAGE
-        assert "give 71 or more: Xception" in row["reason"]
-        assert row["log"]
-    assert "| exit 64: bad_setting: image_size is 32" in (
-        out / "gpu_matrix.md"
-    ).read_text()  # fmt: skip
-
-
-def test_what_is_measured_on_one_and_two_devices(finished):
-    out, *_ = finished
-    found = {}
-    for row in read_cells(out)[3:]:
-        result, device = row["result"], row["device"]
-        found[row["cell"]["devices"], row["cell"]["strategy"]] = (
-            result["replicas"],
-            result["strategy"],
-            result["batch_size"],
-            device["devices"],
-        )
-        assert result["images_per_sec"] > 0
-        assert result["device_peak_memory_bytes"] is None
-        assert result["feature_cache"] == "off"
-    mirrored = "MirroredStrategy"
-    assert found == {
-        (1, "one"): (1, "OneDeviceStrategy", 4, ["CPU:0"]),
-        (1, "mirrored"): (1, mirrored, 4, ["CPU:0"]),
-        (2, "mirrored"): (2, mirrored, 8, ["CPU:0", "CPU:1"]),
-    }
-    text = (out / "gpu_matrix.md").read_text()
-    assert "nothing here is a figure of a GPU" in text
-    assert "| backbone | precision | 1 alone | 1 mirrored | 2 mirrored |" in text

@@ -1,29 +1,24 @@
-"""The cells of `tools.gpu_matrix`, and the process that each runs in.
+"""The cells of `tools.gpu_matrix`: which there are, and the command of each.
 
-for place in plan_places(plan_counts(4), ("on", "off")):
-    cell = Cell("vgg16", "features", "float32", *place)
-    command = train_command(cell, settings, data_dir=data, workdir=workdir)
-    done = child.run(command, stop=stop)
+cells = plan_cells(["vgg16"], Choices(), there=4, settings=settings)
+command = cell_command(cells[0], settings, data_dir=data, workdir=workdir)
 """
 
-import contextlib
 import dataclasses
 import pathlib
-import re
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from tlperf.core.stopping import Stop
-from tlperf.core.units import format_secs
-from tlperf.job.children import child_environment
+from tlperf.core.choices import Protocol
 
-# How a cell gets its images, and the flag that says so.
+PARTS = ("input", "latency", "training")
+# How a training gets its images, and the flag that says so.
 INPUTS = {"features": "--feature_cache=on", "images": "--feature_cache=off"}
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 XLA = ("on", "off")
+TF32 = ("on", "off")
+# Keras' predict is there to set beside a published text, which names its device.
+PROTOCOLS = ("compiled", "transfer", "stream", "train_step")
 # XLA, devices and strategy of a cell.
 Place = tuple[str, int, str]
 
@@ -39,6 +34,8 @@ class Settings:
         image_size: side in pixels; 0 for each backbone's own.
         batch_size: images a step and device; the global batch grows with the devices.
         devices: `gpu` or `cpu`.
+        protocols, processes, latency_secs: of `tlperf latency`; 0 seconds for its own.
+        input_secs: of `tlperf input`.
     """
 
     source: str
@@ -48,30 +45,123 @@ class Settings:
     image_size: int
     batch_size: int
     devices: str
+    protocols: Sequence[str] = PROTOCOLS
+    processes: int = 5
+    latency_secs: float = 0.0
+    input_secs: float = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What is varied: words of the constant of its name.
+
+    `tf32` has the one word "" where no device has TensorFloat-32.
+    """
+
+    parts: Sequence[str] = PARTS
+    inputs: Sequence[str] = tuple(INPUTS)
+    precision: Sequence[str] = PRECISIONS
+    xla: Sequence[str] = XLA
+    tf32: Sequence[str] = TF32
 
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """One training: words of INPUTS, PRECISIONS and XLA, and how many devices under
-    which strategy (`one` or `mirrored`)."""
+    """One command.
 
+    Attributes:
+        part: word of PARTS.
+        backbone: its name.
+        devices: how many.
+        strategy: `one` or `mirrored`.
+        precision, xla, tf32, inputs: words of the choices; "" where it has none.
+    """
+
+    part: str
     backbone: str
-    inputs: str
-    precision: str
-    xla: str
     devices: int
     strategy: str
+    precision: str = ""
+    xla: str = ""
+    tf32: str = ""
+    inputs: str = ""
 
     @property
     def text(self) -> str:
         """In words, for a line."""
-        xla = "XLA" if self.xla == "on" else "no XLA"
-        where = f"{self.devices} x {self.strategy}"
-        return f"{self.backbone} on {self.inputs}, {self.precision}, {xla}, {where}"
+        words = [f"{self.part} of {self.backbone}", self.precision]
+        words += [f"on {self.inputs}" if self.inputs else ""]
+        words += [{"on": "TF32", "off": "no TF32"}.get(self.tf32, "")]
+        words += [{"on": "XLA", "off": "no XLA"}.get(self.xla, "")]
+        return ", ".join(filter(None, [*words, f"{self.devices} x {self.strategy}"]))
+
+
+def plan_cells(
+    names: Sequence[str], choices: Choices, *, there: int, settings: Settings
+) -> list[Cell]:
+    """All cells, part by part.
+
+    Args:
+        names: of backbones.
+        choices: what is varied.
+        there: devices.
+        settings: of all cells.
+    """
+    planners = {
+        "input": [*_plan_input(there)],
+        "latency": [*_plan_latency(choices, there=there, settings=settings)],
+        "training": [*_plan_training(choices, there=there)],
+    }
+    return [
+        dataclasses.replace(cell, backbone=name)
+        for part, cells in planners.items()
+        if part in choices.parts
+        for name in names
+        for cell in cells
+    ]
+
+
+def _plan_input(there: int) -> Iterator[Cell]:
+    for count in sorted({1, there}):
+        yield Cell("input", "", count, "one" if count == 1 else "mirrored")
+
+
+def _plan_latency(
+    choices: Choices, *, there: int, settings: Settings
+) -> Iterator[Cell]:
+    """TF32 is a way of float32; inference is one device's; several cannot have XLA."""
+    places: list[Place] = [(xla, 1, "one") for xla in choices.xla]
+    if there > 1 and "off" in choices.xla and Protocol.TRAIN_STEP in settings.protocols:
+        places.append(("off", there, "mirrored"))
+    for precision in choices.precision:
+        for tf32 in choices.tf32 if precision == "float32" else ("",):
+            for xla, count, strategy in places:
+                yield Cell("latency", "", count, strategy, precision, xla, tf32)
+
+
+def _plan_training(choices: Choices, *, there: int) -> Iterator[Cell]:
+    for inputs in choices.inputs:
+        for precision in choices.precision:
+            for xla, count, strategy in plan_places(there, choices.xla):
+                yield Cell(
+                    "training", "", count, strategy, precision, xla, inputs=inputs
+                )
+
+
+def plan_places(there: int, xlas: Sequence[str]) -> list[Place]:
+    """The places of trainings of one backbone, input and precision.
+
+    Several replicas cannot have XLA. Beside several, one device under MirroredStrategy
+    tells what the strategy alone costs.
+    """
+    places: list[Place] = [(xla, 1, "one") for xla in xlas]
+    if there > 1 and "off" in xlas:
+        places += [("off", count, "mirrored") for count in plan_counts(there)]
+    return places
 
 
 def plan_counts(there: int) -> list[int]:
-    """Numbers of devices to measure: 1, 2, 4, ... and all.
+    """Numbers of devices to train on: 1, 2, 4, ... and all.
 
     >>> plan_counts(1), plan_counts(4), plan_counts(6)
     ([1], [1, 2, 4], [1, 2, 4, 6])
@@ -80,114 +170,41 @@ def plan_counts(there: int) -> list[int]:
     return sorted({*doubled, there})
 
 
-def plan_places(counts: Sequence[int], xlas: Sequence[str]) -> list[Place]:
-    """The places of one backbone, input and precision.
-
-    Several replicas cannot have XLA. One device under MirroredStrategy tells what the
-    strategy alone costs.
-    """
-    places: list[Place] = [(xla, 1, "one") for xla in xlas]
-    if "off" in xlas:
-        places += [("off", count, "mirrored") for count in counts]
-    return places
-
-
-def train_command(
+def cell_command(
     cell: Cell, settings: Settings, *, data_dir: pathlib.Path, workdir: pathlib.Path
 ) -> list[str]:
-    """The `tlperf train` of a cell."""
-    numbers = ",".join(map(str, range(cell.devices)))
-    devices = [f"--devices=gpu:{numbers}"]
+    """The `tlperf` command of a cell."""
+    command = "train" if cell.part == "training" else cell.part
+    flags = ["--json", f"--workdir={workdir}", f"--backbones={cell.backbone}"]
+    flags += [f"--strategy={cell.strategy}", *_device_flags(cell, settings)]
+    flags += [f"--precision={cell.precision}"] if cell.precision else []
+    flags += [f"--xla={cell.xla}"] if cell.xla else []
+    flags += [f"--image_size={settings.image_size}"] if settings.image_size else []
+    if cell.part == "latency":  # it needs no data
+        flags += _latency_flags(cell, settings)
+    else:
+        batch_size = settings.batch_size * cell.devices
+        flags += [f"--data_dir={data_dir}", f"--batch_size={batch_size}"]
+    if cell.part == "input":
+        flags += [f"--secs={settings.input_secs}"]
+    if cell.part == "training":
+        flags += [INPUTS[cell.inputs], f"--weights={settings.weights}"]
+        flags += [f"--epochs={settings.epochs}"]
+    return [sys.executable, "-m", "tlperf", command, *flags]
+
+
+def _device_flags(cell: Cell, settings: Settings) -> list[str]:
     if settings.devices == "cpu":
-        devices = ["--devices=cpu", f"--logical_devices={cell.devices}"]
-    size = [f"--image_size={settings.image_size}"] if settings.image_size else []
-    return [
-        *(sys.executable, "-m", "tlperf", "train", "--json"),
-        *(f"--data_dir={data_dir}", f"--workdir={workdir}", INPUTS[cell.inputs]),
-        *(f"--backbones={cell.backbone}", f"--weights={settings.weights}"),
-        *(f"--epochs={settings.epochs}", *size, *devices),
-        f"--batch_size={settings.batch_size * cell.devices}",
-        *(f"--precision={cell.precision}", f"--xla={cell.xla}"),
-        f"--strategy={cell.strategy}",
-    ]
+        return ["--devices=cpu", f"--logical_devices={cell.devices}"]
+    return [f"--devices=gpu:{','.join(map(str, range(cell.devices)))}"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Done:
-    """A command that ended; `is_late` where it was made to, for its time."""
-
-    exit_code: int
-    out: str
-    err: str
-    secs: float
-    is_late: bool
-
-
-class Child:
-    """Runs a command, one at a time, in a group of its own: a terminal's Ctrl-C reaches
-    it once, by `stop`.
-
-    Args:
-        folder: for what it prints.
-        most_secs: a command takes.
-        grace_secs: from asking one to end to making it.
-    """
-
-    def __init__(
-        self, folder: pathlib.Path, *, most_secs: float, grace_secs: float = 30.0
-    ):
-        self._folder, self.most_secs = folder, most_secs
-        self._grace_secs = grace_secs
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def run(self, command: Sequence[str], *, stop: Stop) -> Done:
-        """Runs it to its end, or to that of its time."""
-        start, is_late = time.perf_counter(), False
-        out, err = self._folder / "stdout", self._folder / "stderr"
-        # No pipes: what a killed command leaves running would hold them open.
-        with out.open("wb") as stdout, err.open("wb") as stderr:
-            self._process = subprocess.Popen(
-                command,
-                stdout=stdout,
-                stderr=stderr,
-                env=child_environment(),
-                process_group=0,
-            )
-            if stop.wanted:  # the signal came while it was started
-                self.stop()
-            try:
-                self._process.wait(self.most_secs)
-            except subprocess.TimeoutExpired:
-                is_late = True
-            finally:
-                code = self._end()
-        secs = time.perf_counter() - start
-        printed, told = (path.read_text(errors="replace") for path in (out, err))
-        return Done(code, printed, told, secs, is_late)
-
-    def stop(self) -> None:
-        """Asks it to end."""
-        if self._process is not None:
-            self._process.terminate()
-
-    def _end(self) -> int:
-        """Its exit code; it is made to end. The first signal asks, the second has it
-        kill the process that trains."""
-        process, self._process = self._process, None
-        assert process is not None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
-            if process.poll() is None:
-                process.send_signal(number)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(self._grace_secs)
-        return process.wait()
-
-
-def find_reason(done: Done, *, most_secs: float) -> str:
-    """Why a command failed: its first error line, or what its end looks like."""
-    if done.is_late:
-        return f"took longer than {format_secs(most_secs)}"
-    # That of the parent only points to the lines above it.
-    told = re.findall(r"^tlperf \w+: E\d+ (?!backbone_failed)(.+)$", done.err, re.M)
-    told += re.findall(r"^\w+: (killed by signal .+)$", done.err, re.M)
-    return (told or done.err.strip().splitlines()[-1:] or ["it said nothing"])[0]
+def _latency_flags(cell: Cell, settings: Settings) -> list[str]:
+    """All protocols on one device, steps of training on several."""
+    protocols = settings.protocols if cell.devices == 1 else [Protocol.TRAIN_STEP]
+    flags = [f"--protocol={','.join(protocols)}", f"--processes={settings.processes}"]
+    flags += [f"--latency_batch_size={settings.batch_size * cell.devices}"]
+    flags += [f"--tf32={'true' if cell.tf32 == 'on' else 'false'}"] if cell.tf32 else []
+    if limit := settings.latency_secs:
+        flags += [f"--latency_secs={limit}", "--min_secs=0"]
+    return flags

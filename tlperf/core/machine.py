@@ -10,6 +10,7 @@ import pathlib
 import platform
 import resource
 import subprocess
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 _PACKAGES = (
@@ -24,6 +25,8 @@ _PACKAGES = (
     "simplejpeg",
     "protobuf",
 )
+# First compute capability with TensorFloat-32 (NVIDIA, Ampere).
+_TF32_CAPABILITY = (8, 0)
 
 
 def package_versions(*more: str) -> dict[str, str | None]:
@@ -157,6 +160,22 @@ def gpu_facts(root: pathlib.Path = pathlib.Path("/")) -> dict[str, Any]:
     version = folder / "version"
     driver = version.read_text().splitlines()[0] if version.is_file() else None
     return {"gpus": names, "gpu_driver": driver}
+
+
+def least_capability(gpus: Iterable[Mapping[str, Any]]) -> tuple[int, ...]:
+    """The least compute capability, (0, 0) where one of them tells none, or none is
+    there.
+
+    Args:
+        gpus: what `tf.config.experimental.get_device_details` tells of each.
+    """
+    told = [tuple(gpu.get("compute_capability") or (0, 0)) for gpu in gpus]
+    return min(told, default=(0, 0))
+
+
+def has_tf32(gpus: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether there are GPUs and float32 products can take TensorFloat-32 on each."""
+    return least_capability(gpus) >= _TF32_CAPABILITY
 
 
 def machine_facts() -> dict[str, Any]:

@@ -14,7 +14,12 @@ import tensorflow as tf
 
 from tlperf.core.choices import Precision, Strategy, Xla
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.machine import cpu_name, usable_cores
+from tlperf.core.machine import (
+    cpu_name,
+    has_tf32,
+    least_capability,
+    usable_cores,
+)
 from tlperf.core.progress import log
 from tlperf.core.quiet import quiet_stderr
 from tlperf.core.settings import DeviceConfig
@@ -23,10 +28,8 @@ from tlperf.device.workers import join_strategy
 
 # There where the driver is loaded.
 _NVIDIA_DRIVER = pathlib.Path("/proc/driver/nvidia")
-# First compute capability with float16 matrix units (NVIDIA, Volta), and with
-# TensorFloat-32 (Ampere).
+# First compute capability with float16 matrix units (NVIDIA, Volta).
 _TENSOR_CORE_CAPABILITY = (7, 0)
-_TF32_CAPABILITY = (8, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +105,7 @@ class Compute:
             "workers": self.workers,
             "onednn": self.kind == "CPU" and _onednn_is_on(),
             "op_determinism": self.op_determinism,
-            "tf32": _has_tf32(self.kind),
+            "tf32": _takes_tf32(self.kind),
             "intra_op_threads": tf.config.threading.get_intra_op_parallelism_threads(),
             "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
         }
@@ -255,22 +258,21 @@ def _resolve_precision(
 ) -> str:
     if precision is not Precision.AUTO:
         return precision.value
-    if gpus and _least_capability(gpus) >= _TENSOR_CORE_CAPABILITY:
+    if least_capability(_details(gpus)) >= _TENSOR_CORE_CAPABILITY:
         return Precision.MIXED_FLOAT16.value
     return Precision.FLOAT32.value
 
 
-def _least_capability(gpus: list[tf.config.PhysicalDevice]) -> tuple[int, int]:
-    details = tf.config.experimental.get_device_details
-    return min(details(gpu).get("compute_capability", (0, 0)) for gpu in gpus)
+def _details(gpus: list[tf.config.PhysicalDevice]) -> list[dict[str, Any]]:
+    return [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
 
 
-def _has_tf32(kind: str) -> bool:
+def _takes_tf32(kind: str) -> bool:
     """Whether float32 products take TensorFloat-32."""
     return (
         kind == "GPU"
         and tf.config.experimental.tensor_float_32_execution_enabled()
-        and _least_capability(tf.config.get_visible_devices("GPU")) >= _TF32_CAPABILITY
+        and has_tf32(_details(tf.config.get_visible_devices("GPU")))
     )
 
 

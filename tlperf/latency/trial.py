@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tlperf.core.choices import Precision, Protocol, Runtime
-from tlperf.core.load import load_between, read_load
+from tlperf.core.load import LoadReading, load_between, read_load
 from tlperf.core.machine import (
     code_facts,
     machine_and_gpu_facts,
@@ -83,10 +83,6 @@ def take_trial(
     load_before, start = read_load(), time.perf_counter()
     timing = measure(timed.steps(placed), plan, keep=keeper.offer, on_warm=on_warm)
     secs, load_after = time.perf_counter() - start, read_load()
-    load = None
-    if load_before is not None and load_after is not None:
-        load = dataclasses.asdict(load_between(load_before, load_after))
-        load["gpu_busy"] = gpu_busy
     trial = {
         "process": process,
         "seed": SEED,
@@ -100,7 +96,7 @@ def take_trial(
         "measured_secs": secs,
         "traces": timed.traces(),
         "retraces": timed.traces() - traces[-1],
-        "load": load,
+        "load": _load_facts(load_before, load_after, gpu_busy),
         # Before what only the checks take.
         "process_peak_memory_bytes": peak_memory_bytes(),
         # TensorFlow's own; other runtimes do not tell theirs.
@@ -118,6 +114,14 @@ def take_trial(
     if traced is not None:
         trace_steps(timed.steps(placed), *traced)
     return trial
+
+
+def _load_facts(
+    before: LoadReading | None, after: LoadReading | None, gpu_busy: float | None
+) -> dict[str, Any] | None:
+    if before is None or after is None:
+        return None
+    return {**dataclasses.asdict(load_between(before, after)), "gpu_busy": gpu_busy}
 
 
 def trace_steps(steps: Steps, folder: pathlib.Path, first: int, last: int) -> None:
