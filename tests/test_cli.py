@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tlperf import cli
+from tlperf.commands import COMMANDS, write_flagfile
 from tlperf.core.choices import Preset
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.resolve import resolve_config
@@ -83,15 +84,15 @@ def test_help_lists_commands_in_the_order_of_the_way(capsys):
     assert re.findall(r"^  (\w+) ", text, re.MULTILINE) == order
 
 
-@pytest.mark.parametrize("command", list(cli.COMMANDS))
+@pytest.mark.parametrize("command", list(COMMANDS))
 def test_a_commands_help_shows_its_flags_with_defaults_and_no_others(command, capsys):
     assert run_main(command, "--help") == 0
     shown = set(re.findall(r"^  --(\w+)", capsys.readouterr().out, re.MULTILINE))
-    assert shown == {*cli.COMMANDS[command].flags, "flagfile"}
+    assert shown == {*COMMANDS[command].flags, "flagfile"}
 
 
 def test_every_flag_is_some_commands_and_has_a_place_in_the_settings():
-    used = {name for row in cli.COMMANDS.values() for name in row.flags}
+    used = {name for row in COMMANDS.values() for name in row.flags}
     assert used == set(cli.FLAGS)
 
 
@@ -126,7 +127,7 @@ def test_a_bad_call_gives_one_line_and_its_code(
     assert run_main(*arguments) == code
     line = error_line(capsys)
     assert line.startswith(f"tlperf {arguments[0] if arguments else ''}".rstrip()) or (
-        arguments[0] not in cli.COMMANDS
+        arguments[0] not in COMMANDS
     )
     assert f"E{code} " in line
     assert text in line
@@ -217,7 +218,7 @@ def test_a_flagfile_runs_the_same_again(tmp_path, reuses):
         arguments.append(f"--data_dir={tmp_path / 'd'}")
     values = cli.parse_values("run", arguments)
     config = resolve_config("run", values)
-    cli.write_flagfile("run", values)
+    write_flagfile("run", values)
     again = cli.parse_values("run", [f"--flagfile={tmp_path / 'flags.txt'}"])
     assert resolve_config("run", again) == config
     assert config.reuse_data == reuses

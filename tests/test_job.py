@@ -64,7 +64,10 @@ def test_stderr_holds_progress_and_no_library_noise(finished):
 
 def test_the_workdir_holds_the_contracts_files(finished):
     workdir, result, _ = finished
-    for name in ("config.json", "flags.txt", "results.jsonl", "data/COMPLETE"):
+    for name in (
+        *("config.json", "flags.txt", "results.jsonl", "data/COMPLETE"),
+        "examples/examples.json",
+    ):
         assert (workdir / name).is_file(), name
     for backbone in ("resnet50",):
         for name in (
@@ -72,7 +75,12 @@ def test_the_workdir_holds_the_contracts_files(finished):
             *("latency.json", "architecture.json"),
         ):
             assert (workdir / backbone / name).is_file(), name
-    assert "smoke" in pathlib.Path(result["report"]).read_text().lower()
+    page = pathlib.Path(result["report"]).read_text()
+    assert "smoke" in page.lower()
+    mistakes = [*(workdir / "resnet50" / "mistakes").glob("*.jpg")]
+    examples = [*(workdir / "examples").glob("*.jpg")]
+    assert page.count('src="data:image/jpeg;base64,') == len(mistakes + examples)
+    assert "ResNet50, from the image down: " in page
     rows = files.read_json_lines(workdir / "results.jsonl")
     stages = [(row["stage"], row["backbone"]) for row in rows]
     assert stages == [

@@ -11,7 +11,7 @@ from tlperf.core.settings import DeviceConfig, LatencyConfig
 from tlperf.core.trials import find_drift, is_memoising
 from tlperf.latency.cells import Cell, plan_cells
 from tlperf.reference.backbones import VGG16
-from tlperf.reporting.terminal import render_latency
+from tlperf.reporting.latency_terminal import render_latency
 
 
 def test_a_row_has_the_contracts_keys_and_every_sample():

@@ -34,6 +34,7 @@ _EXPORTS = {
     "predict": ("tlperf.job.predict", "predict_job"),
     "export": ("tlperf.job.deploy", "export_job"),
     "report": ("tlperf.reporting.report", "write_report"),
+    "compare": ("tlperf.reporting.comparison", "compare_workdirs"),
     "setup_compute": ("tlperf.device.setup", "setup_compute"),
     "find_backbone": ("tlperf.reference.backbones", "find_backbone"),
     "load_trained": ("tlperf.model.trained", "load_trained"),

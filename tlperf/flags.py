@@ -163,7 +163,10 @@ FLAGS = {
         Flag("csv", None, "write the predictions to this file too"),
         Flag("export_format", "saved_model", "comma list of keras, saved_model, onnx, "
              "openvino"),
-        Flag("out", None, "folder of exported files (default WORKDIR/export)"),
+        Flag("compare", None, "comma list of workdirs: a page of each beside the "
+             "first, instead of a report"),
+        Flag("out", None, "folder to write to (default WORKDIR/export; of a comparison "
+             "WORKDIR/report)"),
         Flag("fast", False, "manifest and sizes only", bool),
         Flag("png", None, "write a contact sheet to this file"),
         Flag("near_duplicates", None, "report images whose perceptual hashes differ by "

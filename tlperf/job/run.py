@@ -14,6 +14,7 @@ import numpy as np
 from tlperf.core.progress import log
 from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
+from tlperf.dataset.album import ALBUM_FOLDER, write_album
 from tlperf.dataset.manifest import COMPLETE, read_manifest
 from tlperf.dataset.shard import plan_dataset, write_dataset
 from tlperf.dataset.store import open_dataset
@@ -30,6 +31,7 @@ from tlperf.reference.backbones import (
 )
 from tlperf.reporting import terminal
 from tlperf.reporting.latency_plots import write_latency_plots
+from tlperf.reporting.latency_terminal import render_latency
 from tlperf.reporting.report import write_report
 
 
@@ -44,7 +46,15 @@ def shard_job(config: RunConfig) -> dict[str, Any]:
         result=result,
         settings=config.to_dict(),
     )
+    _write_album(config)
     return result
+
+
+def _write_album(config: RunConfig) -> None:
+    """WORKDIR/examples: what the report shows of the data."""
+    folder = pathlib.Path(config.workdir) / ALBUM_FOLDER
+    with open_dataset(config.data_path) as dataset:
+        write_album(dataset, folder)
 
 
 def check_inputs(config: RunConfig) -> None:
@@ -74,7 +84,10 @@ def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
         config = as_worker(config, cluster)
         check_inputs(config)
         write_settings(config)
-    open_dataset(config.data_path).close()
+    if stage == "evaluate":
+        _write_album(config)  # the data may have been stored by another workdir
+    else:
+        open_dataset(config.data_path).close()
     outcome = run_sweep(config, stages=(stage,), is_alone=cluster is None)
     rows = read_results(config.workdir)
     rows = [row for row in rows if row["backbone"] in outcome.finished]
@@ -94,7 +107,7 @@ def latency_job(config: RunConfig) -> dict[str, Any]:
     }
     result["plots"] = [str(path) for path in write_latency_plots(config.workdir)]
     if outcome.failures and outcome.rows:
-        log(terminal.render_latency(result))  # before the failure ends it
+        log(render_latency(result))  # before the failure ends it
     outcome.raise_failure()
     return result
 
@@ -130,7 +143,7 @@ def run_job(
     training_cluster(config)
     check_inputs(config)
     if config.reuse_data:
-        open_dataset(config.data_path).close()
+        _write_album(config)  # opens, and so checks, the data
         write_settings(config)
         data: dict[str, Any] = {"data_dir": str(config.data_path), "reused": True}
     else:
