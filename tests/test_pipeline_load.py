@@ -235,19 +235,20 @@ def test_tensorflow_takes_batches_as_they_are_and_gives_them_back(two_cpus):
 
     def make():
         array = recycler.take()
-        array[...] = len(places)
+        array[...] = len(places) % 256
         places.append(array.ctypes.data)
         return array
 
-    dataset = tf.data.Dataset.range(30).map(
+    dataset = tf.data.Dataset.range(300).map(
         lambda _: tf.numpy_function(make, [], tf.uint8)
     )
     for number, tensor in enumerate(dataset):
         array = np.asarray(memoryview(tensor))  # numpy() would copy
         assert array.ctypes.data == places[number]
-        assert (array == number).all()
+        assert (array == number % 256).all()
     assert all(place % 64 == 0 for place in places)
-    assert len(set(places)) < 15
+    # On a busy machine TensorFlow gives some back late.
+    assert len(set(places)) < 150
 
 
 def test_memory_is_not_used_again_while_a_view_of_it_is_held():
