@@ -83,6 +83,9 @@ def run(network, images):
         ([convolution, lambda: keras.layers.ReLU(max_value=6)], 3),
         ([convolution, lambda: keras.layers.ReLU(negative_slope=0.1)], 3),
         ([convolution, convolution, relu], 3),
+        # Not a ReLU, though it ends with one.
+        ([convolution, lambda: convolution(activation="relu")], 3),
+        ([convolution, norm, lambda: keras.layers.Dense(8, activation="relu")], 3),
         ([depthwise, norm], 2),
         ([depthwise, lambda: norm(scale=False, center=False), relu], 3),
         ([lambda: depthwise(use_bias=False, padding="same"), norm], 2),

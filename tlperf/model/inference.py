@@ -76,7 +76,7 @@ def count_winograd(model: keras.Model) -> int:
     )
 
 
-def fold_statistics(
+def _fold_statistics(
     norm: keras.layers.BatchNormalization,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inference of a normalisation as a product and a sum, each float64 [C]."""
@@ -186,7 +186,11 @@ def _find_chains(model: keras.Model, *, cpu: bool) -> Iterator[_Chain]:
     if isinstance(model, keras.Sequential):  # nothing of it can be dropped
         return
     reader = _readers(model)
-    makers = {id(tensor): one for one in model.operations for tensor in _outputs(one)}
+    makers = {
+        id(tensor): one
+        for one in model.operations
+        for tensor in keras.tree.flatten(one.output)
+    }
     scaled: set[int] = set()
     for one in model.operations:
         kind = type(one)
@@ -220,10 +224,6 @@ def _readers(model: keras.Model) -> Reader:
     return reader
 
 
-def _outputs(one: Operation) -> list[Any]:
-    return keras.tree.flatten(one.output)
-
-
 def _norm_after(
     layer: keras.layers.Layer, reader: Reader
 ) -> keras.layers.BatchNormalization | None:
@@ -241,14 +241,13 @@ def _folded(
     kernel = keras.ops.convert_to_numpy(layer.kernel)
     factor, shift = np.ones(layer.output.shape[-1]), np.zeros(layer.output.shape[-1])
     if norm is not None:
-        factor, shift = fold_statistics(norm)
+        factor, shift = _fold_statistics(norm)
     if layer.use_bias:
         shift = shift + keras.ops.convert_to_numpy(layer.bias) * factor
     # Of a depthwise convolution the last two axes are the channels.
     is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-    return kernel * (
-        factor.reshape(kernel.shape[-2:]) if is_depthwise else factor
-    ), shift
+    scaled = kernel * (factor.reshape(kernel.shape[-2:]) if is_depthwise else factor)
+    return scaled, shift
 
 
 def _depthwise_chain(
@@ -290,7 +289,7 @@ def _residual_chain(layer: keras.layers.Conv2D, reader: Reader) -> Iterator[_Cha
     if not isinstance(added, keras.layers.Add):
         return
     relu = reader(added)
-    if relu is None or not _is_relu(relu):
+    if not _is_relu(relu):
         return
     made = keras.layers.Conv2D.from_config({**layer.get_config(), "use_bias": True})
     made.build(layer.input.shape)
@@ -300,20 +299,17 @@ def _residual_chain(layer: keras.layers.Conv2D, reader: Reader) -> Iterator[_Cha
 
 def _winograd_chain(layer: keras.layers.Conv2D, reader: Reader) -> _Chain:
     norm = _norm_after(layer, reader)
-    relu = None
-    if not _is_relu(layer):
-        relu = reader(layer if norm is None else norm)
-        relu = relu if relu is not None and _is_relu(relu) else None
+    others = [] if norm is None else [norm]
+    has_relu = layer.activation is keras.activations.relu
+    after = reader(norm or layer)
+    if not has_relu and _is_relu(after):
+        others.append(after)
+        has_relu = True
     weights, shift = _folded(layer, norm)
     made = _WinogradConv2D(
-        weights,
-        shift,
-        padding=layer.padding,
-        relu=relu is not None or _is_relu(layer),
-        name=layer.name,
+        weights, shift, padding=layer.padding, relu=has_relu, name=layer.name
     )
-    others = tuple(one for one in (norm, relu) if one is not None)
-    return _Chain(layer, made, others)
+    return _Chain(layer, made, tuple(others))
 
 
 def _is_suitable(layer: keras.layers.Conv2D) -> bool:
@@ -325,17 +321,19 @@ def _is_suitable(layer: keras.layers.Conv2D) -> bool:
         and layer.data_format == "channels_last"
         and layer.compute_dtype == "float32"
         and math.prod(layer.kernel.shape[2:]) >= _LEAST_PAIRS
-        and (layer.activation is keras.activations.linear or _is_relu(layer))
+        and layer.activation in (keras.activations.linear, keras.activations.relu)
     )
 
 
-def _is_relu(layer: Operation) -> bool:
-    if isinstance(layer, keras.layers.ReLU):
-        config = layer.get_config()
-        return config["max_value"] is None and not (
-            config["negative_slope"] or config["threshold"]
-        )
-    return getattr(layer, "activation", None) is keras.activations.relu
+def _is_relu(one: Operation | None) -> bool:
+    """Whether an operation is max(x, 0) and nothing else: other layers too have an
+    `activation`, after what they compute."""
+    if isinstance(one, keras.layers.ReLU):
+        return one.max_value is None and not (one.negative_slope or one.threshold)
+    return (
+        isinstance(one, keras.layers.Activation)
+        and one.activation is keras.activations.relu
+    )
 
 
 def _scaling_chain(first: keras.layers.Layer, reader: Reader) -> Iterator[_Chain]:
