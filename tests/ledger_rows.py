@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from tests.test_reporting_rows import DEVICE, MACHINE, train_result
-from tlperf.core import files
+from tests.test_reporting_rows import train_result, write_fixed_rows
 from tlperf.core.settings import RunConfig
 from tlperf.reference.backbones import find_backbone
 
@@ -174,20 +173,7 @@ def ledger_results() -> list[tuple[str, str, dict[str, Any]]]:
 
 def write_ledger_rows(workdir: pathlib.Path) -> None:
     """WORKDIR/results.jsonl, on the machine that does not exist."""
-    settings = RunConfig(workdir="w").to_dict()
-    for stage, backbone, result in ledger_results():
-        row = {
-            "schema_version": 1,
-            "stage": stage,
-            "backbone": backbone,
-            "result": result,
-            "settings": settings,
-            "settings_digest": "d1e2f3a4b5c6",
-            "machine": MACHINE,
-            "device": DEVICE,
-            "warnings": [],
-        }
-        files.append_json_line(workdir / "results.jsonl", row)
+    write_fixed_rows(workdir, ledger_results(), RunConfig(workdir="w").to_dict())
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.tiny import difference, normal_values
 from tlperf.model import frozen
 from tlperf.model.deploy import with_preprocessing
 from tlperf.model.frozen import apply_constant
@@ -15,15 +16,6 @@ pytestmark = pytest.mark.usefixtures("two_cpus")
 
 SHAPE = (15, 14, 48)
 FILTERS = 64
-
-
-def make(shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def difference(found, expected):
-    """The largest, as a share of the largest number."""
-    return np.abs(found - expected).max() / np.abs(expected).max()
 
 
 def build(*layers, more=lambda x, made: x):
@@ -115,7 +107,7 @@ def test_a_rewritten_network_computes_the_same(layers, kept):
         type(layer) is keras.layers.Conv2D for layer in network.layers
     )
     assert len(fast.layers) == kept
-    images = make((2, *SHAPE), seed=3)
+    images = normal_values((2, *SHAPE), seed=3)
     expected = network(images, training=False)
     found = run(fast, images)
     assert difference(found.numpy(), expected.numpy()) < 1e-5
@@ -139,7 +131,7 @@ def test_what_is_read_elsewhere_too_is_kept(first, more):
     assert count_winograd(fast) == (first is convolution)
     names = {type(layer).__name__ for layer in fast.layers}
     assert {"BatchNormalization", "Activation"} <= names
-    images = make((2, *SHAPE), seed=3)
+    images = normal_values((2, *SHAPE), seed=3)
     expected = network(images, training=False)
     for one, other in zip(
         keras.tree.flatten(run(fast, images)),
@@ -178,7 +170,7 @@ def test_a_normalisation_before_a_residual_sum_is_folded():
     fast = rewrite(network, cpu=True)
     kinds = [type(layer).__name__ for layer in fast.layers]
     assert kinds == ["InputLayer", "Conv2D", "Add", "Activation"]
-    images = make((2, *SHAPE), seed=3)
+    images = normal_values((2, *SHAPE), seed=3)
     expected = network(images, training=False).numpy()
     assert difference(run(fast, images).numpy(), expected) < 1e-5
 
@@ -211,7 +203,7 @@ def test_a_network_is_rewritten_while_a_step_is_traced(policy):
         return apply_constant(fast, x)[0]
 
     kinds: list[list[str]] = []
-    images = make((2, *SHAPE), seed=3)
+    images = normal_values((2, *SHAPE), seed=3)
     found = step(tf.constant(images)).numpy()
     assert all("BatchNormalization" not in names for names in kinds)
     expected = network(images, training=False).numpy()
@@ -221,7 +213,7 @@ def test_a_network_is_rewritten_while_a_step_is_traced(policy):
 def test_a_large_matrix_is_no_constant_of_the_graph(monkeypatch):
     """TensorFlow would copy it in each pass of its optimiser."""
     network = build(keras.layers.Flatten(), keras.layers.Dense(16))
-    images = make((2, *SHAPE), seed=3)
+    images = normal_values((2, *SHAPE), seed=3)
     expected = network(images, training=False).numpy()
     sizes = []
     for handed_bytes in (2**30, 2**10):

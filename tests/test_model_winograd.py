@@ -6,19 +6,11 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.tiny import difference, normal_values
 from tlperf.model import winograd
 from tlperf.model.winograd import convolve, transform_kernel
 
 pytestmark = pytest.mark.usefixtures("two_cpus")
-
-
-def difference(found, expected):
-    """The largest, as a share of the largest number."""
-    return np.abs(found - expected).max() / np.abs(expected).max()
-
-
-def make(shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
 @given(
@@ -33,8 +25,11 @@ def test_a_convolution_of_any_shape_is_that_of_tensorflow(
     batch, height, width, border, kibibytes
 ):
     """However many images or rows of one are a part."""
-    x, weights = make((batch, height, width, 3)), make((3, 3, 3, 2), seed=1)
-    shift = make((2,), seed=2)
+    x, weights = (
+        normal_values((batch, height, width, 3)),
+        normal_values((3, 3, 3, 2), seed=1),
+    )
+    shift = normal_values((2,), seed=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "_TILES_BYTES", kibibytes << 10)
         found = convolve(
@@ -48,7 +43,10 @@ def test_a_convolution_of_any_shape_is_that_of_tensorflow(
 
 def test_it_is_as_exact_as_a_direct_convolution():
     """Beside float64, 256 channels: so its points are chosen."""
-    x, weights = np.abs(make((2, 20, 20, 256))), make((3, 3, 256, 64), seed=1)
+    x, weights = (
+        np.abs(normal_values((2, 20, 20, 256))),
+        normal_values((3, 3, 256, 64), seed=1),
+    )
     exact = tf.nn.conv2d(
         x.astype(np.float64), weights.astype(np.float64), 1, "SAME"
     ).numpy()

@@ -77,7 +77,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def test_golden_markdown(tmp_path: pathlib.Path):
     case = Case(backbones=("xception",), epochs=2, stages=FULL.stages)
-    write_fixed_rows(tmp_path, case)
+    write_fixed_rows(tmp_path, case.results(), case.settings())
     write_pictures(tmp_path, case)
     write_report(tmp_path)
     assert (tmp_path / "report" / "report.md").read_text("utf-8") == GOLDEN.read_text(

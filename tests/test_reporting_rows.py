@@ -5,6 +5,7 @@ write_rows(workdir, Case(backbones=("vgg16",), epochs=2))
 
 import dataclasses
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -295,10 +296,13 @@ def write_rows(workdir: pathlib.Path, case: Case) -> None:
         )
 
 
-def write_fixed_rows(workdir: pathlib.Path, case: Case) -> None:
-    """As `write_rows`, on the machine that does not exist."""
-    settings = case.settings()
-    for stage, backbone, result in case.results():
+def write_fixed_rows(
+    workdir: pathlib.Path,
+    results: Iterable[tuple[str, str | None, dict[str, Any]]],
+    settings: dict[str, Any],
+) -> None:
+    """Rows of a stage, a backbone and a result, on the machine that does not exist."""
+    for stage, backbone, result in results:
         row = {
             "schema_version": 1,
             "stage": stage,

@@ -5,6 +5,7 @@ import pathlib
 from typing import Any
 
 import keras
+import numpy as np
 
 from tlperf.core.settings import (
     DeviceConfig,
@@ -147,3 +148,13 @@ def take_statistics(trainer: Any, batch: Any) -> None:
     dtype = keras.dtype_policies.get(trainer.compute.precision).compute_dtype
     image = normalise(batch.image, trainer._normalisation, dtype=dtype)
     variety.take_statistics(trainer.classifier.whole, image)
+
+
+def normal_values(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
+    """float32, of a normal distribution."""
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest, as a share of the largest expected number."""
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
