@@ -57,9 +57,18 @@ def test_json_lines_leave_out_an_unfinished_last_line(tmp_path):
     assert files.read_json_lines(path) == [{"a": 1}, {"a": 2}, {"a": 4}]
 
 
-def test_a_damaged_line_in_the_middle_is_an_integrity_failure(tmp_path):
+def test_a_last_line_may_end_within_a_letter(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": 1}\n{"a": \n{"a": 3}\n')
+    files.append_json_line(path, {"a": "ñ"})
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[: whole.index("ñ".encode()) + 1])
+    assert files.read_json_lines(path) == [{"a": "ñ"}]
+
+
+@pytest.mark.parametrize("line", [b'{"a": ', b"\xff\xfe", b""])
+def test_a_damaged_line_in_the_middle_is_an_integrity_failure(tmp_path, line):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + line + b'\n{"a": 3}\n')
     with pytest.raises(TlperfError) as caught:
         files.read_json_lines(path)
     assert caught.value.code is ExitCode.INTEGRITY

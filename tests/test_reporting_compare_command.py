@@ -132,7 +132,7 @@ def test_hostile_names_are_inert(tmp_path, capsys):
         ("{w1},{tmp}/other", 65, "schema_version None, expected 1"),
         ("{w1},{tmp}/newer", 65, "schema_version 2, expected 1"),
         ("{w1},{tmp}/half", 65, "line 1 is no result row of tlperf: no settings"),
-        ("{w1},{tmp}/binary", 65, "is no text"),
+        ("{w1},{tmp}/binary", 76, "not JSON"),
         ("{w1},{tmp}/damaged", 76, "not JSON"),
         ("{w1},{tmp}/folder", 74, "results.jsonl"),
     ],

@@ -335,7 +335,7 @@ def test_class_without_test_images():
     assert draw_confusion(vgg16(run), caption="c") is not None
 
 
-@pytest.mark.parametrize("confusion", [None, [], [[]]])
+@pytest.mark.parametrize("confusion", [None, [], [[]], [[1], [2, 3]], [[0, 0]] * 2])
 def test_no_confusion_no_plot(confusion: Any):
     run = collect_rows([evaluated(confusion=confusion)])
     assert draw_confusion(vgg16(run), caption="c") is None

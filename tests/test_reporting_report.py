@@ -231,7 +231,7 @@ def test_missing_stages_are_named(
 
 
 def test_missing_values_are_not_available(tmp_path: pathlib.Path):
-    """Rows whose every value is null or absent."""
+    """Rows whose every value is null, absent, or no list of objects."""
     for stage in ("train", "evaluate", "latency"):
         nulls = dict.fromkeys(("accuracy", "epochs", "runs", "confusion", "optimizer"))
         result = {**nulls, "weights": None, "classes": None, "interval": [None, None]}
@@ -249,6 +249,7 @@ def test_missing_values_are_not_available(tmp_path: pathlib.Path):
     assert measured == ["loss", "metric"]
 
 
+        result |= {"epochs": 3, "runs": [3], "confusion": [[1], [2, 3]]}
 @pytest.mark.parametrize("preset", list(Preset))
 def test_smoke_figures_say_so_everywhere(tmp_path: pathlib.Path, preset: Preset):
     write_rows(tmp_path, Case(backbones=("vgg16",), preset=preset, epochs=1))
@@ -346,6 +347,31 @@ def test_a_report_whose_rows_are_gone_goes_too(tmp_path: pathlib.Path, record_pr
 
 _SCRIPT = """
 import sys, time
+@pytest.mark.parametrize(
+    ("data", "code", "text"),
+    [
+        (b'{"loss": 1.0}\n', 65, "line 1 is no result row of tlperf: schema_version"),
+        (b"[1]\n", 65, "line 1 is no result row of tlperf: expected an object"),
+        (b"{\n", 76, "not JSON"),
+        (b"\xff\xfe\n", 76, "not JSON"),
+    ],
+)
+def test_rows_of_something_else_give_one_line(
+    tmp_path: pathlib.Path,
+    capsys: pytest.CaptureFixture[str],
+    data: bytes,
+    code: int,
+    text: str,
+):
+    (tmp_path / "results.jsonl").write_bytes(data)
+    assert cli.main(["report", f"--workdir={tmp_path}"]) == code
+    out, err = capsys.readouterr()
+    assert (out, len(err.splitlines())) == ("", 1)
+    assert err.startswith(f"tlperf report: E{code} ")
+    assert text in err
+    assert not (tmp_path / "report").exists()
+
+
 from tlperf.reporting.report import write_report
 assert "matplotlib" not in sys.modules and "jinja2" not in sys.modules
 write_report(sys.argv[1])

@@ -329,14 +329,15 @@ def read_json_lines(path: str | os.PathLike[str]) -> list[Any]:
     not JSON raises TlperfError 76.
     """
     source = pathlib.Path(path)
-    if not source.exists():
-        return []
-    *lines, unfinished = source.read_text("utf-8").split("\n")
-    del unfinished  # "" after a whole last line
+    with io_errors(source):
+        data = source.read_bytes() if source.exists() else b""
+    # Before it is decoded: a line may end within a letter.
+    *lines, unfinished = data.split(b"\n")
+    del unfinished  # empty after a whole last line
     rows = []
     for number, line in enumerate(lines):
         try:
-            rows.append(json.loads(line))
+            rows.append(json.loads(line.decode("utf-8")))
         except ValueError as error:
             raise TlperfError(
                 ExitCode.INTEGRITY,

@@ -9,10 +9,11 @@ what came out. `report` reads these rows and the paper's tables, nothing else.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tlperf.core import files
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import machine_facts
 
 SCHEMA_VERSION = 1
@@ -61,6 +62,43 @@ def append_result(
 def read_results(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
     """All rows of a workdir, oldest first; a workdir without results has none."""
     return files.read_json_lines(pathlib.Path(workdir) / RESULTS_NAME)
+
+
+def read_own_results(
+    workdir: str | pathlib.Path, *, remedy: str
+) -> list[dict[str, Any]]:
+    """As `read_results`, each line a row that this version can read.
+
+    Raises:
+        TlperfError: 65 where one is none, 76 where the file is damaged.
+    """
+    rows = read_results(workdir)
+    for number, row in enumerate(rows):
+        if problem := _find_problem(row):
+            raise TlperfError(
+                ExitCode.DATA,
+                "foreign_results",
+                path=pathlib.Path(workdir) / RESULTS_NAME,
+                found=f"line {number + 1} is no result row of tlperf: {problem}",
+                remedy=remedy,
+            )
+    return rows
+
+
+def _find_problem(row: Any) -> str:
+    """Why a line is no row of ours, or ""."""
+    if not isinstance(row, Mapping):
+        return "expected an object"
+    if row.get("schema_version") != SCHEMA_VERSION:
+        return f"schema_version {row.get('schema_version')}, expected {SCHEMA_VERSION}"
+    if not isinstance(row.get("stage"), str):
+        return "no stage"
+    if not isinstance(row.get("backbone", 0), str | None):
+        return "no backbone"
+    for name in ("result", "settings"):
+        if not isinstance(row.get(name), Mapping):
+            return f"no {name}"
+    return ""
 
 
 def latest(rows: Sequence[dict[str, Any]], stage: str) -> dict[str, dict[str, Any]]:

@@ -8,11 +8,9 @@ import csv
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.files import io_errors
-from tlperf.core.results import RESULTS_NAME, SCHEMA_VERSION, read_results
+from tlperf.core.results import RESULTS_NAME, read_own_results
 from tlperf.reporting.rows import BackboneRows, RunRows, collect_rows, finite
 
 PREDICTIONS_NAME = "predictions.csv"
@@ -52,45 +50,19 @@ def read_workdir(label: str, path: str) -> Workdir:
     folder = pathlib.Path(path)
     if not folder.is_dir():
         found = "is no folder" if folder.exists() else "no such folder"
-        raise _refusal(ExitCode.NO_INPUT, "missing_workdir", folder, found)
+        raise _refusal("missing_workdir", folder, found)
     source = folder / RESULTS_NAME
-    try:
-        with io_errors(source):
-            rows = read_results(folder)
-    except UnicodeDecodeError as error:
-        raise _refusal(
-            ExitCode.DATA, "foreign_results", source, "is no text"
-        ) from error
+    rows = read_own_results(folder, remedy=_REMEDY)
     if not rows:
         found = "no result rows" if source.exists() else "no such file"
-        raise _refusal(ExitCode.NO_INPUT, "no_results", source, found)
-    for number, row in enumerate(rows):
-        if problem := _find_problem(row):
-            found = f"line {number + 1} is no result row of tlperf: {problem}"
-            raise _refusal(ExitCode.DATA, "foreign_results", source, found)
+        raise _refusal("no_results", source, found)
     return Workdir(label, path, collect_rows(rows))
 
 
-def _refusal(
-    code: ExitCode, reason: str, path: pathlib.Path, found: str
-) -> TlperfError:
-    return TlperfError(code, reason, path=path, found=found, remedy=_REMEDY)
-
-
-def _find_problem(row: Any) -> str:
-    """Why a line is no row of ours, or ""."""
-    if not isinstance(row, Mapping):
-        return "expected an object"
-    if row.get("schema_version") != SCHEMA_VERSION:
-        return f"schema_version {row.get('schema_version')}, expected {SCHEMA_VERSION}"
-    if not isinstance(row.get("stage"), str):
-        return "no stage"
-    if not isinstance(row.get("backbone", 0), str | None):
-        return "no backbone"
-    for name in ("result", "settings"):
-        if not isinstance(row.get(name), Mapping):
-            return f"no {name}"
-    return ""
+def _refusal(reason: str, path: pathlib.Path, found: str) -> TlperfError:
+    return TlperfError(
+        ExitCode.NO_INPUT, reason, path=path, found=found, remedy=_REMEDY
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -38,15 +38,8 @@ def compare_latencies(
         of both device, p50_ms, xla and tf32; ratio (second / first), ratio_interval
         {low, high, confidence}, verdict and note; what is not known is None.
     """
-    return [
-        _compare(first, second, backbone, *pair)
-        for pair in _pairs(_runs(first, backbone), _runs(second, backbone))
-    ]
-
-
-def _runs(workdir: Workdir, backbone: str) -> list[Row]:
-    runs = listed(workdir.results(backbone).result("latency"), "runs")
-    return [run for run in runs if isinstance(run, Mapping)]
+    runs = [workdir.results(backbone).latency_runs for workdir in (first, second)]
+    return [_compare(first, second, backbone, *pair) for pair in _pairs(*runs)]
 
 
 def _key(run: Row, names: Sequence[str]) -> tuple[str, ...]:

@@ -25,11 +25,10 @@ from tlperf.reporting.document import (
 from tlperf.reporting.gpu_tables import (
     input_tables,
     latency_tables,
-    objects,
     training_tables,
 )
 from tlperf.reporting.render import render_markdown
-from tlperf.reporting.rows import Row, child, finite
+from tlperf.reporting.rows import Row, child, finite, objects
 
 MATRIX_NAME = "gpu_matrix.json"
 _NO_GPU = "Logical CPU devices: nothing here is a figure of a GPU."

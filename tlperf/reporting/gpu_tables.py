@@ -6,7 +6,7 @@ A cell is an object of `cell` (part, backbone, devices, strategy; precision, xla
 inputs where it has them), `exit_code`, `reason` and `result`; any may be missing.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tlperf.core.units import (
@@ -17,13 +17,14 @@ from tlperf.core.units import (
     ratio,
 )
 from tlperf.reporting.document import NOT_MEASURED, Table
-from tlperf.reporting.rows import Row, child, finite, invalid_text, is_valid
-
-
-def objects(values: Any) -> list[Row]:
-    """Those of a list that are objects."""
-    values = values if isinstance(values, list) else []
-    return [value for value in values if isinstance(value, Mapping)]
+from tlperf.reporting.rows import (
+    Row,
+    child,
+    finite,
+    invalid_text,
+    is_valid,
+    objects,
+)
 
 
 def _runs(row: Row) -> list[Row]:

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 from tlperf.core.drawing import INK, drawing_style, short_text
 from tlperf.core.errors import escape_text
 from tlperf.reporting.document import NOT_MEASURED, Plot
+from tlperf.reporting.readings import class_names, read_confusion
 from tlperf.reporting.rows import BackboneRows, Row, RunRows, finite
 
 # Colour and marker by place in the report. Each colour has at least 3:1 against white
@@ -196,8 +197,8 @@ def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
     """Counts of the test images, true classes down; None where none were counted."""
     import numpy as np
 
-    counts = np.array(results.evaluate.get("confusion") or [], dtype=float)
-    if counts.ndim != 2 or 0 in counts.shape:
+    confusion = read_confusion(results.evaluate)
+    if confusion is None:
         return None
     classes = [short_text(str(name), 14) for name in results.evaluate["classes"]]
     # Colour by the share of the true class, so that small classes are seen too.

@@ -13,7 +13,7 @@ from typing import Any
 
 from tlperf.core import files
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.results import RESULTS_NAME, read_results
+from tlperf.core.results import RESULTS_NAME, read_own_results
 from tlperf.reporting.document import Document
 from tlperf.reporting.evidence import Evidence, read_evidence
 from tlperf.reporting.ledger import build_ledger, count_verdicts
@@ -23,6 +23,7 @@ from tlperf.reporting.sections import build_document
 from tlperf.reporting.study_tables import Ledger
 
 REPORT_FOLDER = "report"
+_REMEDY = "give the --workdir of a run"
 _WRITERS = 8
 # Of the files in it.
 _NAMES = ("index.html", "report.md", "paper.json", "*.svg", "*.jpg")
@@ -57,9 +58,11 @@ def write_report(workdir: str | pathlib.Path) -> dict[str, Any]:
 
     Raises:
         TlperfError: exit code 66 where there is nothing; an older report, whose rows
-            are gone, goes too. 76 where a file is damaged.
+            are gone, goes too. 65 where a row is none of this version, 76 where a
+            file is damaged.
     """
-    rows, evidence = read_results(workdir), read_evidence(workdir)
+    rows = read_own_results(workdir, remedy=_REMEDY)
+    evidence = read_evidence(workdir)
     folder = pathlib.Path(workdir) / REPORT_FOLDER
     if not rows and evidence.matrix is None:
         _remove_files(folder, _NAMES, keep=())
@@ -68,7 +71,7 @@ def write_report(workdir: str | pathlib.Path) -> dict[str, Any]:
             "no_results",
             path=pathlib.Path(workdir) / RESULTS_NAME,
             found="no result rows",
-            remedy="run a stage first, or give the --workdir of a run",
+            remedy=f"run a stage first, or {_REMEDY}",
         )
     run = collect_rows(rows)
     ledger = build_ledger(run)

@@ -9,7 +9,7 @@ and meets "missing" in one form only.
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tlperf.core.choices import Preset
@@ -38,6 +38,12 @@ def child(row: Row, key: str) -> Row:
 
 
 def is_valid(timed: Row) -> bool:
+def objects(values: Any) -> list[Row]:
+    """Those of a list that are objects."""
+    values = values if isinstance(values, list) else []
+    return [value for value in values if isinstance(value, Mapping)]
+
+
     """Whether a timed row keeps the rules of `tlperf.core.trials`; one that does not
     say so does not."""
     return timed.get("valid") is True
@@ -92,7 +98,7 @@ class BackboneRows:
     @property
     def latency_runs(self) -> tuple[Row, ...]:
         """Timed rows, one a model and protocol."""
-        return tuple(self.result("latency").get("runs") or ())
+        return tuple(objects(self.result("latency").get("runs")))
 
     def find_latency(self, protocol: str | None, *, model: str = IMAGENET_MODEL) -> Row:
         """A model's run under a protocol (None: any); empty where there is none."""
@@ -104,7 +110,7 @@ class BackboneRows:
     @property
     def epochs(self) -> tuple[Row, ...]:
         """Per-epoch values of the training."""
-        return tuple(self.train.get("epochs") or ())
+        return tuple(objects(self.train.get("epochs")))
 
     def is_smoke(self, stage: str) -> bool:
         """Whether a stage's figures are smoke figures."""
@@ -126,10 +132,21 @@ class BackboneRows:
         return tuple(dict.fromkeys(found))
 
 
-def _texts(values: Iterable[Any] | None) -> list[str]:
-    return [
-        value if isinstance(value, str) else to_json(value) for value in values or ()
-    ]
+def _is_of_training(check: Row, train: Row) -> bool:
+    """Whether a check looked at what a training was given: the same weights under the
+    same --preprocess."""
+
+    def given(row: Row) -> tuple[object, object]:
+        weights = child(child(row, "result"), "weights")
+        asked = child(child(row, "settings"), "input")
+        return weights.get("sha256"), asked.get("preprocess")
+
+    return given(check) == given(train)
+
+
+def _texts(values: Any) -> list[str]:
+    values = values if isinstance(values, list) else []
+    return [value if isinstance(value, str) else to_json(value) for value in values]
 
 
 @dataclasses.dataclass(frozen=True)
