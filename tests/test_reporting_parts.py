@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.pages import TEXT_CONTRAST, contrast
 from tlperf.core.files import to_json
 from tlperf.reference.backbones import BACKBONES
 from tlperf.reference.paper import FIGURES
@@ -17,10 +18,13 @@ from tlperf.reporting.document import Document, Gallery, Plot, Section, Table
 from tlperf.reporting.ledger import Entry, build_ledger
 from tlperf.reporting.plots import (
     BACKBONE_STYLES,
+    CELL_COLOURS,
+    cell_ink,
     draw_confusion,
     draw_curves,
     file_stem,
     inline_svg,
+    style_of,
 )
 from tlperf.reporting.readings import layer_ranges
 from tlperf.reporting.render import escape_markdown, render_html, render_markdown
@@ -356,6 +360,22 @@ def test_inline_picture_takes_the_page_ink():
 def test_user_settings_do_not_change_a_plot(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
+def test_more_backbones_than_colours_differ_too():
+    """As `keras:NAME` beside the study's six."""
+    run = collect_rows([row("train", {}, f"keras-{n}") for n in range(12)])
+    styles = [style_of(run, results) for results in run.backbones]
+    assert len(set(styles)) == len(styles) == 18
+
+
+def test_counts_are_read_on_every_cell():
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    for share in np.linspace(0, 1, 101):
+        fill = to_hex(matplotlib.colormaps[CELL_COLOURS](share))
+        assert contrast(cell_ink(share), fill) >= TEXT_CONTRAST, share
+
+
     import matplotlib
 
     run = _trained([{"epoch": 1, "accuracy": 0.5}])

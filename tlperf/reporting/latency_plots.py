@@ -15,7 +15,7 @@ from tlperf.core import files
 from tlperf.core.drawing import INK, drawing_style, short_text
 from tlperf.core.results import read_results
 from tlperf.reporting.document import Plot
-from tlperf.reporting.plots import BACKBONE_STYLES, PLOT_STYLE, new_figure, svg_text
+from tlperf.reporting.plots import PLOT_STYLE, new_figure, style_of, svg_text
 from tlperf.reporting.ranking import find_alike
 from tlperf.reporting.rows import (
     FINETUNED_MODEL,
@@ -63,10 +63,6 @@ def _timed(run: RunRows) -> Iterator[tuple[BackboneRows, Row]]:
                 yield results, row
 
 
-def _style(run: RunRows, results: BackboneRows) -> tuple[str, str]:
-    return BACKBONE_STYLES[run.backbones.index(results) % len(BACKBONE_STYLES)]
-
-
 def _is_smoke(run: RunRows) -> bool:
     return any(results.is_smoke("latency") for results in run.backbones)
 
@@ -104,7 +100,7 @@ def draw_spread(run: RunRows) -> Plot | None:
         figure.subplots_adjust(left=0.04)
         axes = figure.add_subplot()
         for place, (results, row) in enumerate(rows, 1):
-            colour, _ = _style(run, results)
+            colour, _ = style_of(run, results)
             fill = colour if is_valid(row) else "none"
             p5, p25, p50, p75, p95 = np.percentile(_samples_ms(row), _BOX)
             axes.plot([p5, p95], [place, place], "|-", color=colour, linewidth=1)
@@ -145,7 +141,7 @@ def draw_throughput(run: RunRows) -> Plot | None:
         axes = figure.add_subplot()
         for number, points in enumerate(shown):
             points.sort(key=lambda one: one[1]["batch_size"])
-            colour, marker = _style(run, points[0][0])
+            colour, marker = style_of(run, points[0][0])
             axes.plot(
                 [row["batch_size"] for _, row in points],
                 [row["images_per_sec"] for _, row in points],
@@ -206,7 +202,7 @@ def draw_tradeoff(run: RunRows) -> Plot | None:
         figure.subplots_adjust(bottom=0.33)
         axes = figure.add_subplot()
         for results, row, accuracy in points:
-            colour, marker = _style(run, results)
+            colour, marker = style_of(run, results)
             axes.errorbar(
                 alike.image_ms(results.name),
                 accuracy,
@@ -274,7 +270,7 @@ def draw_roofline(run: RunRows) -> Plot | None:
             )
         drawn: set[str] = set()
         for (results, row), place in zip(rows, places, strict=True):
-            colour, marker = _style(run, results)
+            colour, marker = style_of(run, results)
             label = short_text(results.title) if results.name not in drawn else None
             drawn.add(results.name)
             axes.plot(

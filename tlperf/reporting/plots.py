@@ -36,6 +36,9 @@ BACKBONE_STYLES = (
 PANEL = "panel"
 _SIZE_INCHES = (4.4, 3.1)
 _MOST_NAMED_CLASSES = 12
+CELL_COLOURS = "Blues"
+# From here on white has more contrast than black on the cell's blue.
+_DARK_SHARE = 0.72
 _SMOKE_MARK = "smoke figures, no comparison"
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -113,8 +116,13 @@ def _last_epoch(epochs: Sequence[Row]) -> float:
     return max((finite(row.get("epoch")) or 1 for row in epochs), default=1)
 
 
-def _style_of(run: RunRows, results: BackboneRows) -> tuple[str, str]:
-    return BACKBONE_STYLES[run.backbones.index(results) % len(BACKBONE_STYLES)]
+def style_of(run: RunRows, results: BackboneRows) -> tuple[str, str]:
+    """Colour and marker of a backbone. Beyond the study's six, colours come again with
+    other markers."""
+    place, count = run.backbones.index(results), len(BACKBONE_STYLES)
+    colour, _ = BACKBONE_STYLES[place % count]
+    _, marker = BACKBONE_STYLES[(place + place // count) % count]
+    return colour, marker
 
 
 def draw_curves(
@@ -123,7 +131,7 @@ def draw_curves(
     """Training and validation over the epochs of one backbone; None without epochs."""
     if not results.epochs:
         return None
-    colour, marker = _style_of(run, results)
+    colour, marker = style_of(run, results)
     shown = QUANTITIES[quantity]
     with drawing_style(PLOT_STYLE):
         figure = new_figure(smoke=results.is_smoke("train"))
@@ -177,7 +185,7 @@ def draw_comparison(
         figure.subplots_adjust(bottom=0.33)
         axes = figure.add_subplot()
         for results in drawn:
-            colour, marker = _style_of(run, results)
+            colour, marker = style_of(run, results)
             points = _points(results.epochs, key)
             label = short_text(results.title)
             axes.plot(*points, color=colour, marker=marker, label=label)
@@ -200,7 +208,8 @@ def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
     confusion = read_confusion(results.evaluate)
     if confusion is None:
         return None
-    classes = [short_text(str(name), 14) for name in results.evaluate["classes"]]
+    counts = np.array(confusion, dtype=float)
+    classes = [short_text(name, 14) for name in class_names(results.evaluate)]
     # Colour by the share of the true class, so that small classes are seen too.
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros_like(counts), where=totals > 0)
@@ -211,7 +220,7 @@ def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
             figure.subplots_adjust(left=0.36, bottom=0.34)
         axes = figure.add_subplot()
         axes.grid(visible=False)
-        axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="face")
+        axes.pcolormesh(shares, cmap=CELL_COLOURS, vmin=0, vmax=1, edgecolors="face")
         axes.invert_yaxis()
         axes.set(xlabel="predicted class", ylabel="true class")
         axes.set_title(f"{short_text(results.title)}: test images")
@@ -255,15 +264,19 @@ def _name_cells(axes: Any, counts: Any, shares: Any, classes: Sequence[str]) -> 
     axes.set_yticks(centres, classes)
     axes.tick_params(length=0)
     for row, column in itertools.product(*map(range, counts.shape)):
-        dark = shares[row, column] > 0.55
         axes.text(
             column + 0.5,
             row + 0.5,
             f"{counts[row, column]:.0f}",
             ha="center",
             va="center",
-            color="#ffffff" if dark else "#000000",
+            color=cell_ink(shares[row, column]),
         )
+
+
+def cell_ink(share: float) -> str:
+    """The colour of a count on a cell that is filled by its share of the true class."""
+    return "#ffffff" if share > _DARK_SHARE else "#000000"
 
 
 def file_stem(name: str) -> str:
