@@ -13,7 +13,7 @@ from tests.pages import TEXT_CONTRAST, contrast
 from tlperf.core.files import to_json
 from tlperf.reference.backbones import BACKBONES
 from tlperf.reference.paper import FIGURES
-from tlperf.reporting import facts, study_tables
+from tlperf.reporting import facts, study_tables, timed_cells
 from tlperf.reporting.document import Document, Gallery, Plot, Section, Table
 from tlperf.reporting.ledger import Entry, build_ledger
 from tlperf.reporting.plots import (
@@ -244,10 +244,42 @@ def test_machines_stand_side_by_side():
 
 def test_invalid_times_are_marked():
     run = collect_rows([timed(p50_ms=4.0, valid=False)])
-    assert study_tables.format_ms(vgg16(run), "keras_predict", "p50_ms") == (
+    assert timed_cells.format_ms(vgg16(run), "keras_predict", "p50_ms") == (
         "4.00 (invalid)"
     )
-    assert study_tables.format_ms(vgg16(run), "compiled", "p50_ms") == ("not measured")
+    assert timed_cells.format_ms(vgg16(run), "compiled", "p50_ms") == ("not measured")
+
+
+def test_a_time_says_how_it_is_unlike_the_others():
+    """A sweep's first row is not the one that stands beside Table 1."""
+    runs = [
+        {"protocol": protocol, "batch_size": batch_size, "runtime": runtime, **VALID}
+        for protocol, batch_size, runtime in (
+            ("keras_predict", 1, "tf"),
+            ("keras_predict", 32, "tf"),
+            ("compiled", 1, "openvino"),
+            ("train_step", 32, "tf"),
+        )
+    ]
+    runs[-1]["model"] = "finetuned"
+    run = collect_rows([row("latency", {"runs": runs})])
+    assert timed_cells.measured_protocols(run) == ("keras_predict", "compiled")
+    times = [
+        timed_cells.format_ms(vgg16(run), protocol, "p50_ms")
+        for protocol in ("keras_predict", "compiled")
+    ]
+    assert times == ["4.00", "4.00 (batch 1, openvino)"]
+    assert timed_cells.timed_on(vgg16(run)) == "CPU, batch 32, 224 px"
+
+
+VALID = {
+    "model": "imagenet",
+    "precision": "float32",
+    "image_size": 224,
+    "device": "CPU",
+    "p50_ms": 4.0,
+    "valid": True,
+}
 
 
 def test_table_refuses_a_short_row():

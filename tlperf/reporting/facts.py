@@ -31,11 +31,9 @@ from tlperf.reporting.study_tables import (
     format_fact,
     format_interval,
     format_measured,
-    format_ms,
     format_published,
-    measured_protocols,
-    timed_on,
 )
+from tlperf.reporting.timed_cells import format_ms, measured_protocols, timed_on
 
 _MOST_CLASSES = 50
 _SPLITS = ("train", "validation", "test")
@@ -226,6 +224,8 @@ _TRAIN_FACTS = (
     "image_size",
     "batch_size",
     "preprocess",
+    "decode",
+    "augment",
     "freeze",
     "precision",
     "xla",

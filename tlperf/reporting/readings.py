@@ -13,14 +13,12 @@ from tlperf.core.statistics import Interval, range_interval
 from tlperf.core.units import NOT_AVAILABLE
 from tlperf.reference.backbones import BACKBONES
 from tlperf.reference.paper import (
-    PUBLISHED_BATCH_SIZE,
     TABLE_4_COLUMNS,
     Figure,
     Value,
     published,
 )
 from tlperf.reporting.rows import (
-    IMAGENET_MODEL,
     BackboneRows,
     Row,
     child,
@@ -93,18 +91,8 @@ _SIZE_KEYS = {"size MB": "size_mib", "parameters": "params", "depth": "depth"}
 def find_table_1_run(results: BackboneRows) -> Row:
     """The timed run that stands beside Table 1: the ImageNet model, as near as there is
     to Keras' predict in float32 on batches of 32; empty where there is none."""
-    known = [run for run in results.latency_runs if run.get("model") == IMAGENET_MODEL]
-
-    def strangeness(run: Row) -> tuple[bool, ...]:
-        return (
-            run.get("protocol") != Protocol.KERAS_PREDICT,
-            run.get("runtime", Runtime.TF) != Runtime.TF,
-            run.get("batch_size") != PUBLISHED_BATCH_SIZE,
-            run.get("precision") != "float32",
-            not is_valid(run),
-        )
-
-    return min(known, key=strangeness, default={})
+    run = results.find_latency(Protocol.KERAS_PREDICT)
+    return run or results.find_latency(None)
 
 
 def _read_table_1(results: BackboneRows, figure: Figure) -> Reading:

@@ -5,8 +5,6 @@ table_1(run, ledger), report_table(results, ledger), table_11(run, ledger)
 
 from collections.abc import Callable, Sequence
 
-from tlperf.core.choices import Protocol
-from tlperf.core.settings import LatencyConfig
 from tlperf.core.units import NOT_AVAILABLE, format_number, ratio
 from tlperf.reference.paper import (
     A100_TF32_PEAK_TFLOPS,
@@ -20,8 +18,9 @@ from tlperf.reference.paper import (
 from tlperf.reporting.document import NOT_MEASURED, Table
 from tlperf.reporting.ledger import Entry
 from tlperf.reporting.readings import class_names, read_unpublished, report_value
-from tlperf.reporting.rows import BackboneRows, Row, RunRows, finite, is_valid
+from tlperf.reporting.rows import BackboneRows, Row, RunRows, finite
 from tlperf.reporting.study_errors import implied_tflops
+from tlperf.reporting.timed_cells import format_ms, measured_protocols, timed_on
 
 Ledger = Sequence[Entry]
 Extra = tuple[str, Callable[[BackboneRows], str]]
@@ -129,36 +128,6 @@ def _paired_table(
     headings = [f"{name}, {kind}" for name in columns for kind in _KINDS]
     titles = ("backbone", *headings, *(heading for heading, _ in extra))
     return Table(title, titles, tuple(rows), tuple(notes))
-
-
-def measured_protocols(run: RunRows) -> tuple[str, ...]:
-    """Protocols that any backbone was timed under; where none was, the usual two."""
-    found = {
-        str(timed.get("protocol"))
-        for results in run.backbones
-        for timed in results.latency_runs
-    }
-    known = [protocol.value for protocol in Protocol]
-    ordered = [name for name in known if name in found] + sorted(found - set(known))
-    return tuple(ordered) or tuple(item.value for item in LatencyConfig().protocols)
-
-
-def format_ms(results: BackboneRows, protocol: str, key: str) -> str:
-    """A time of the ImageNet model; says so where it is marked invalid."""
-    timed = results.find_latency(protocol)
-    if not timed:
-        return NOT_MEASURED
-    text = format_number(finite(timed.get(key)), 2)
-    return text if is_valid(timed) else f"{text} (invalid)"
-
-
-def timed_on(results: BackboneRows) -> str:
-    """Device, batch and image size of the timed ImageNet model."""
-    timed = results.find_latency(None)
-    if not timed:
-        return NOT_MEASURED
-    size = timed.get("image_size")
-    return f"{timed.get('device')}, batch {timed.get('batch_size')}, {size} px"
 
 
 def _format_implied(results: BackboneRows) -> str:
