@@ -17,10 +17,13 @@ from tests.trunks import learn_statistics
 from tlperf.core import files
 from tlperf.core.choices import Preprocess
 from tlperf.core.errors import ExitCode
-from tlperf.core.locks import directory_lock
+from tlperf.core.locks import LOCK, directory_lock
 from tlperf.core.results import RESULTS_NAME
 from tlperf.core.settings import DeviceConfig, InputConfig, ModelConfig, RunConfig
 from tlperf.doctor.checks import run_checks
+from tlperf.model.build import build_backbone
+from tlperf.model.weights import save_keras_weights
+from tlperf.reference.backbones import EFFICIENTNETB0, find_backbone
 
 pytestmark = pytest.mark.usefixtures("two_cpus")
 
@@ -113,6 +116,25 @@ def test_a_weights_file_that_is_not_keras_own_is_found(config, tmp_path, monkeyp
     assert_bad(check, str(path), "md5", "50bc09e76180e00e4465e1a485ddc09d", "delete")
 
 
+def test_a_hash_that_keras_does_not_state_is_not_claimed(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    spec = find_backbone("keras:MobileNet")
+    assert spec.imagenet is not None
+    path = tmp_path / "models" / spec.imagenet.name
+    backbone = build_backbone(spec, image_size=32)
+    path.parent.mkdir()
+    save_keras_weights(backbone, path)
+    wanted = dataclasses.replace(
+        config,
+        backbones="keras:MobileNet",
+        input=InputConfig(image_size=32),
+        model=ModelConfig(weights="imagenet"),
+    )
+    check = found(wanted, "weights")
+    assert check["level"] == "ok", check
+    assert "Keras states no hash" in check["found"]
+
+
 def test_weights_of_another_network_are_found(config, tmp_path):
     import keras
 
@@ -176,6 +198,22 @@ def test_a_full_disk_is_found(config):
     assert_bad(check, "free", "--workdir")
 
 
+def run_in_namespace(script):
+    """The JSON of a script that mounts for itself alone, where this process may."""
+    namespace = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["-r"])]
+    done = subprocess.run(
+        [*namespace, "sh", "-c", script],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode and done.stderr.startswith(("unshare: ", "mount: ")):
+        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
 def test_a_small_disk_is_found(config, tmp_path):
     """A real one, of 1 MiB, where this process may mount."""
     disk = tmp_path / "disk"
@@ -187,18 +225,27 @@ def test_a_small_disk_is_found(config, tmp_path):
         "run_checks(RunConfig(workdir=sys.argv[1]), names=['disk'])))\" "
         f"{disk}/w"
     )
-    namespace = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["-r"])]
-    done = subprocess.run(
-        [*namespace, "sh", "-c", script],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode and "mount" in done.stderr + str(done.args):
-        pytest.skip(f"cannot mount here: {done.stderr.strip()}")
-    (check,) = json.loads(done.stdout)
+    (check,) = run_in_namespace(script)
     assert_bad(check, "1.0 MiB free", "2.0 GiB")
+
+
+def test_whole_data_may_be_where_nobody_writes(config, photos_dir, tmp_path):
+    """A real disk that is only read, its folder once locked by who sharded."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    shutil.copytree(photos_dir, folder, dirs_exist_ok=True)
+    (folder / LOCK).touch()
+    script = (
+        f"mount --bind {folder} {folder} && mount -o remount,bind,ro {folder} && "
+        f"! touch {folder}/x 2>/dev/null && exec {sys.executable} -c "
+        '"import json, sys; from tlperf.core.settings import RunConfig; '
+        "from tlperf.doctor.checks import run_checks; print(json.dumps("
+        "run_checks(RunConfig(workdir=sys.argv[1], data_dir=sys.argv[2]), "
+        f"names=['disk', 'workdir', 'data'])))\" {tmp_path}/w {folder}"
+    )
+    (tmp_path / "w").mkdir()
+    checks = run_in_namespace(script)
+    assert [check["level"] for check in checks] == ["ok"] * 3, checks
 
 
 # 6 and 7: packages.
@@ -304,6 +351,11 @@ def test_a_workdir_that_cannot_be_written_is_found(config, tmp_path, place):
     assert_bad(check, workdir.removesuffix("/w").removesuffix("/tlperf"), "--workdir")
 
 
+def test_a_workdir_that_is_a_file_is_found(config, tmp_path):
+    (tmp_path / "w").write_text("no folder")
+    assert_bad(found(config, "workdir"), str(tmp_path / "w"), "--workdir")
+
+
 def test_another_process_at_work_is_found(config, tmp_path):
     folder = tmp_path / "w" / "xception"
     with directory_lock(folder):
@@ -343,10 +395,6 @@ def test_too_little_memory_is_found(config):
 # 13: preprocessing.
 def with_efficientnet(config, folder, *, preprocess=Preprocess.BACKBONE):
     """Settings with random weights that know the statistics of photos."""
-    from tlperf.model.build import build_backbone
-    from tlperf.model.weights import save_keras_weights
-    from tlperf.reference.backbones import EFFICIENTNETB0
-
     path = folder / "efficientnetb0_notop.weights.h5"
     if not path.exists():
         backbone = build_backbone(EFFICIENTNETB0, image_size=32)

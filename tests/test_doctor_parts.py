@@ -4,11 +4,29 @@ import os
 
 import pytest
 
+from tlperf.core.quiet import VERBOSE_VARIABLE
+from tlperf.core.settings import RunConfig
+from tlperf.doctor.checks import _run
 from tlperf.doctor.compute import judge_tensorflow
 from tlperf.doctor.data import resident_bytes
-from tlperf.doctor.findings import Check, Level
+from tlperf.doctor.findings import Check, Level, Patient
 from tlperf.doctor.machine import available_bytes, judge_memory
 from tlperf.reporting.terminal import render_doctor
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_check_that_breaks_is_a_finding(monkeypatch, capsys, verbose):
+    if verbose:
+        monkeypatch.setenv(VERBOSE_VARIABLE, "1")
+
+    def broken(patient):
+        raise KeyError("first line\nsecond")
+
+    found = _run("disk", broken, Patient(RunConfig(workdir="w")))
+    assert found.level is Level.BAD
+    assert found.found == r"KeyError: 'first line\nsecond'"
+    assert "--verbose" in found.advice
+    assert ("in broken" in capsys.readouterr().err) == verbose
 
 
 def test_a_wrong_product_is_found():

@@ -6,10 +6,12 @@ Each says what to do. They come in the order a run would meet their subject; wha
 broken in one is a finding, and ends none of the others.
 """
 
+import traceback
 from collections.abc import Callable, Collection
 from typing import Any
 
 from tlperf.core.errors import TlperfError
+from tlperf.core.quiet import is_verbose
 from tlperf.core.settings import RunConfig
 from tlperf.doctor import compute, data, install, machine, networks
 from tlperf.doctor.findings import MIN_FREE_BYTES, Check, Level, Patient
@@ -72,5 +74,7 @@ def _run(name: str, check: Callable[[Patient], Check], patient: Patient) -> Chec
     except TlperfError as error:
         return Check.of_error(error)
     except Exception as error:  # whatever is broken here is the finding
+        if is_verbose():
+            traceback.print_exc()
         found = f"{type(error).__name__}: {error}".splitlines()[0]
-        return Check.bad(found, "run again with --verbose for all that libraries say")
+        return Check.bad(found, "run again with --verbose to see where")

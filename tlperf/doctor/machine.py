@@ -12,6 +12,7 @@ from tlperf.core.locks import LOCK, FolderLock
 from tlperf.core.machine import memory_limit_bytes, package_versions, usable_cores
 from tlperf.core.results import read_results
 from tlperf.core.units import format_bytes
+from tlperf.dataset.manifest import COMPLETE
 from tlperf.doctor.findings import Check, Patient
 
 # Peak of a training with InceptionResNetV2 at its native size, batch 32.
@@ -66,7 +67,9 @@ def check_disk(patient: Patient) -> Check:
     """Whether results and data can be written, and for how long."""
     config = patient.config
     folders = {_existing(pathlib.Path(config.workdir)): "--workdir"}
-    folders.setdefault(_existing(config.data_path), "--data_dir")
+    # Data that are whole are only read, and may be on a disk that is.
+    if not (config.data_path / COMPLETE).exists():
+        folders.setdefault(_existing(config.data_path), "--data_dir")
     return Check.joined(
         [_check_folder(patient, path, flag) for path, flag in folders.items()]
     )
@@ -100,6 +103,8 @@ def check_workdir(patient: Patient) -> Check:
     """Whether somebody else is at work there, and with what it was made."""
     config = patient.config
     workdir = pathlib.Path(config.workdir)
+    if workdir.exists() and not workdir.is_dir():
+        return Check.bad(f"{workdir} is no folder", "give another --workdir")
     if not workdir.is_dir():
         return Check.ok("not there yet: run, shard or train will make it")
     folders = {path.parent for path in workdir.glob(f"*/{LOCK}")}
@@ -124,8 +129,12 @@ def check_workdir(patient: Patient) -> Check:
 
 
 def _is_held(folder: pathlib.Path) -> bool:
-    """A lock dies with its owner, so one that is held has one."""
-    lock = FolderLock.take(folder, alone=True)
+    """A lock dies with its owner, so one that is held has one. Where none can be taken
+    nobody writes; whether one should, `check_disk` tells."""
+    try:
+        lock = FolderLock.take(folder, alone=True)
+    except TlperfError:
+        return False
     if lock is None:
         return True
     lock.let_go()

@@ -8,6 +8,7 @@ import numpy as np
 
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.quiet import quiet_stderr
+from tlperf.dataset.manifest import COMPLETE
 from tlperf.doctor.findings import Check, Level, Patient
 from tlperf.model.weights import WeightsSource, find_weights
 from tlperf.reference.backbones import BackboneSpec, parse_backbones
@@ -35,6 +36,8 @@ def _check_weights_of(spec: BackboneSpec, patient: Patient) -> Check:
     if source.path is None:
         return Check.ok(f"{spec.name}: none, random")
     known = "Keras' published hash" if source.kind == "imagenet" else "not Keras' file"
+    if spec.imagenet is not None and not spec.imagenet.file_hash:
+        known = "Keras states no hash"
     digest = (source.sha256 or "")[:12]
     return Check.ok(f"{spec.name}: {source.path.name}, {known}, sha256 {digest}")
 
@@ -61,7 +64,7 @@ def check_preprocessing(patient: Patient) -> Check:
         return Check.ok("no pretrained weights to look at")
     if patient.is_bad("data"):
         return Check.warn("not looked at: the data are damaged", "mend the data first")
-    if not (patient.config.data_path / "COMPLETE").exists():
+    if not (patient.config.data_path / COMPLETE).exists():
         return Check.ok("no photos to look at yet")
     specs = parse_backbones(patient.config.backbones)
     return Check.joined(
@@ -76,6 +79,8 @@ def _check_fit(spec: BackboneSpec, patient: Patient) -> Check:
     config = patient.config
     used = normalisation_for(spec, config.input.preprocess)
     image = _sample(spec, patient)
+    if not len(image):
+        return Check.ok(f"{spec.name}: no training photo to look at")
     report = check_fit(spec, patient.probes[spec.name], image, used=used)
     level = _LEVELS[report["finding"]]
     advice = "" if level is Level.OK else find_advice(report, spec)
