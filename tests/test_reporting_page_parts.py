@@ -183,6 +183,7 @@ def test_evidence_of_the_preprocessing_check(tmp_path: pathlib.Path):
         ["raw (0 to 255)", "severe", "block1_conv1_bn", "120.500"],
     ]
     assert "Shift: standard deviations. By rule batch norm a misfit is mild" in text
+    assert "Adagrad at 5e-05, which InceptionV3 had too and reached 0.8850" in text
 
 
 _OVERVIEW = "What the weights expect, and what they are given"
@@ -201,6 +202,39 @@ _OVERVIEW = "What the weights expect, and what they are given"
 )
 def test_nothing_is_concluded_that_was_not_measured(
     tmp_path: pathlib.Path, changed: dict[str, Any], expected: str
+@pytest.mark.parametrize(
+    ("trained", "asked", "used", "is_warned"),
+    [
+        ("ab", "paper", "x/255", True),
+        ("ab", "backbone", "tf (-1 to 1)", False),  # the check's own training was ended
+        (None, "paper", "x/255", False),  # from a random start
+    ],
+)
+def test_a_check_of_another_training_is_not_taken_for_this_ones(
+    tmp_path: pathlib.Path, trained: str, asked: str, used: str, is_warned: bool
+):
+    rows = {
+        "train": ({"weights": {"sha256": trained}, "preprocess": asked}, asked),
+        "preprocess": (
+            {"weights": {"sha256": "ab"}, "used": "x/255", "warnings": ["a misfit"]},
+            "paper",
+        ),
+    }
+    for stage, (result, word) in rows.items():
+        append_result(
+            tmp_path,
+            stage=stage,
+            backbone="xception",
+            result=result,
+            settings={"input": {"preprocess": word}},
+        )
+    page, _ = rebuild_page(tmp_path)
+    shown = {row[0]: row[6] for row in cells(page, _OVERVIEW)}
+    assert shown["Xception"] == used
+    assert shown["VGG16"] == "not measured"
+    assert ("preprocess: a misfit" in section(page, "Xception")) == is_warned
+
+
 ):
     result = {
         "weights": {"kind": "file", "file": "w.h5"},

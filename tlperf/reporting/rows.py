@@ -38,13 +38,13 @@ def child(row: Row, key: str) -> Row:
     return value if isinstance(value, Mapping) else {}
 
 
-def is_valid(timed: Row) -> bool:
 def objects(values: Any) -> list[Row]:
     """Those of a list that are objects."""
     values = values if isinstance(values, list) else []
     return [value for value in values if isinstance(value, Mapping)]
 
 
+def is_valid(timed: Row) -> bool:
     """Whether a timed row keeps the rules of `tlperf.core.trials`; one that does not
     say so does not."""
     return timed.get("valid") is True
@@ -132,10 +132,13 @@ class BackboneRows:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Warnings of all stages, each named once."""
+        """Warnings of all stages, each named once; of a check of the input where the
+        training that there is began with it."""
+        train = self.rows.get("train", {})
         found = [
             f"{stage}: {text}"
             for stage, row in self.rows.items()
+            if stage != "preprocess" or not train or _is_of_training(row, train)
             for text in _texts(row.get("warnings"))
         ]
         found += [
