@@ -13,6 +13,7 @@ from tlperf import cli
 from tlperf.core.choices import Preset
 from tlperf.core.errors import ExitCode, SettingsError
 from tlperf.core.files import append_json_line, sha256_bytes
+from tlperf.core.results import append_result
 from tlperf.reporting.comparison import parse_workdirs, report_job, write_comparison
 
 Wrong = frozenset[int]
@@ -197,6 +198,20 @@ def test_the_report_prints_its_ledger(tmp_path, capsys):
     assert sum(map(int, counts[0].split()[1:])) == 192
     result = report_job(tmp_path, compare=None, out=None)
     assert result["verdicts"]["not measured"] == int(counts[0].split()[-1])
+
+
+def test_the_report_prints_networks_that_the_study_had_not(tmp_path, capsys):
+    append_result(
+        tmp_path,
+        stage="evaluate",
+        backbone="keras-mobilenetv2",
+        result={"accuracy": 0.99, "images": 100},
+        settings={},
+    )
+    assert run_report(f"--workdir={tmp_path}") == 0
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [one for one in lines if one.startswith("keras:MobileNetV2 ")]
+    assert line.split()[1:3] == ["n/a", "0.9900"]
 
 
 _SCRIPT = """

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.built_pages import assert_same, cells, rebuild_page
+from tests.built_pages import assert_same, build_page, cells, rebuild_page
 from tests.pages import find_faults
 from tlperf import cli
 from tlperf.core.errors import ExitCode, TlperfError
@@ -209,7 +209,7 @@ def test_the_page_shows_what_the_markdown_does(tmp_path):
     ]
     matrix = {"cells": rows, "devices": {"gpus": [gpu], "driver": bad}}
     (tmp_path / "gpu_matrix.json").write_text(json.dumps(matrix))
-    page, markdown = rebuild_page(tmp_path)
+    page, markdown = build_page(tmp_path)
     assert find_faults(page) == []
     for text in (page, markdown):
         assert "<script" not in text
@@ -220,6 +220,21 @@ def test_the_page_shows_what_the_markdown_does(tmp_path):
     assert cells(page, "Input rates")[0][:5] == ["vgg16", "1", "one", "224", "812.0"]
     assert cells(page, "Timed steps")[0][5:8] == ["stream", "4", "2.50 ms"]
     assert_same(page, markdown)
+
+
+def test_a_matrix_alone_is_a_report_of_its_own(tmp_path, capsys):
+    """Of backbones that nobody measured there is no word."""
+    matrix = {"cells": [measured(CELL, 100.0)]}
+    (tmp_path / "gpu_matrix.json").write_text(json.dumps(matrix))
+    page, markdown = rebuild_page(tmp_path)
+    assert find_faults(page) == []
+    assert_same(page, markdown)
+    assert markdown.startswith("# Measured on one machine\n\n## GPU matrix\n")
+    for text in (page, markdown):
+        assert "Xception" not in text
+        assert "the study" not in text
+    assert cli.main(["report", f"--workdir={tmp_path}"]) == ExitCode.OK
+    assert capsys.readouterr().out.startswith("measured backbones: none\nreport: ")
 
 
 @pytest.mark.parametrize(

@@ -199,6 +199,16 @@ def test_times_of_another_way_are_not_ranked_together(tmp_path: pathlib.Path):
     assert places["VGG16"] == ["1", "1.00"]
 
 
+def test_without_an_accuracy_the_fastest_is_first(tmp_path: pathlib.Path):
+    for name, p50_ms in (("vgg16", 30.0), ("xception", 20.0)):
+        runs = [_timed_run(4, p50_ms=p50_ms)]
+        append_result(
+            tmp_path, stage="latency", backbone=name, result={"runs": runs}, settings={}
+        )
+    page, _ = rebuild_page(tmp_path)
+    assert [row[0] for row in cells(page, "Ranking")[:2]] == ["Xception", "VGG16"]
+
+
 def _timed_run(batch_size: int, **values: Any) -> dict[str, Any]:
     secs = [0.001 * batch_size * (1 + 0.01 * n) for n in range(20)]
     return {

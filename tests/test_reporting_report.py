@@ -97,6 +97,7 @@ def test_returned_value(tmp_path: pathlib.Path):
         "paper": str(tmp_path / "report" / "paper.json"),
         "figures": 192,
         "backbones": ["xception"],
+        "accuracies": {"xception": 0.96},
     }
 
 
@@ -222,9 +223,16 @@ def test_missing_stages_are_named(
     write_rows(tmp_path, Case(backbones=("xception",), stages=stages))
     assert write_report(tmp_path)["backbones"] == measured
     markdown = read_report(tmp_path)["report.md"]
-    section = markdown.partition("### Xception")[2].partition("## Across")[0]
-    missing = [s for s in ("train", "evaluate", "latency") if s not in stages]
-    assert f"Not measured: {', '.join(missing)}." in section
+    parts = markdown.partition("## Each backbone")[2].partition("## Across")[0]
+    section, _, others = parts.partition("### Not measured")
+    if measured:
+        assert section.startswith("\n\n### Xception\n")
+        missing = [s for s in ("train", "evaluate", "latency") if s not in stages]
+        assert f"Not measured: {', '.join(missing)}." in section
+    else:
+        assert section == "\n\n"
+    told = [spec.title for spec in BACKBONES if spec.name not in measured]
+    assert f"No stage has a row of {', '.join(told)}." in others
     assert "None" not in markdown
     tables = [f"**Table {number}. " for number in range(1, 12)]
     assert all(title in markdown for title in tables)

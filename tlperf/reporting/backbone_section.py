@@ -3,7 +3,7 @@
 section = backbone_section(run, results, ledger, evidence)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from tlperf.core.units import NOT_AVAILABLE, format_number
 from tlperf.reporting import study_tables
@@ -73,6 +73,17 @@ def backbone_section(
     if results.warnings:
         blocks += [Paragraph("Warnings:"), Bullets(results.warnings)]
     return Section(name_with_weights(results), tuple(blocks), level=3)
+
+def unmeasured_section(others: Sequence[BackboneRows], ledger: Ledger) -> Section:
+    """The study's backbones without a row, in one part: what it printed of them."""
+    names = ", ".join(results.title for results in others)
+    reports = (study_tables.report_table(results, ledger) for results in others)
+    return Section(
+        "Not measured",
+        (Paragraph(f"No stage has a row of {names}."), *reports),
+        level=3,
+    )
+
 
 
 def beside(text: str, number: int | None, *, smoke: bool) -> str:

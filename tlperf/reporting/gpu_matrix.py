@@ -93,10 +93,14 @@ def matrix_sections(matrix: Row) -> tuple[Section, ...]:
     )
 
 
+def matrix_document(matrix: Row) -> Document:
+    """A matrix alone."""
+    return Document("Measured on one machine", "", matrix_sections(matrix))
+
+
 def render_matrix(matrix: Row) -> str:
     """The Markdown of a matrix alone."""
-    sections = matrix_sections(matrix)
-    return render_markdown(Document("Measured on one machine", "", sections))
+    return render_markdown(matrix_document(matrix))
 
 
 def _pick(cells: Sequence[Row], **wanted: str) -> list[Row]:

@@ -91,7 +91,8 @@ def name_with_weights(results: BackboneRows) -> str:
 
 
 def ranking_table(run: RunRows) -> Table:
-    """A row a backbone, the most accurate first, with its place in each respect."""
+    """A row a backbone, the most accurate first, with its place in each respect; of
+    those without an accuracy the fastest first."""
     alike = find_alike(run)
     accuracy = {r.name: finite(r.evaluate.get("accuracy")) for r in run.backbones}
     training = {r.name: finite(r.train.get("train_secs")) for r in run.backbones}
@@ -105,8 +106,9 @@ def ranking_table(run: RunRows) -> Table:
         _places(ranked_ms, best=min),
         _places(training, best=min),
     ]
+    last = len(run.backbones) + 1
     order = sorted(
-        run.backbones, key=lambda r: places[0].get(r.name, len(run.backbones) + 1)
+        run.backbones, key=lambda r: [place.get(r.name, last) for place in places]
     )
     rows = [
         (

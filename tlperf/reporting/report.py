@@ -18,7 +18,7 @@ from tlperf.reporting.document import Document
 from tlperf.reporting.evidence import Evidence, read_evidence
 from tlperf.reporting.ledger import build_ledger, count_verdicts
 from tlperf.reporting.render import render_html, render_markdown
-from tlperf.reporting.rows import collect_rows
+from tlperf.reporting.rows import collect_rows, finite
 from tlperf.reporting.sections import build_document
 from tlperf.reporting.study_tables import Ledger
 
@@ -53,8 +53,9 @@ def write_report(workdir: str | pathlib.Path) -> dict[str, Any]:
 
     Returns:
         report, markdown and paper (paths), figures (published figures in the ledger),
-        verdicts (how many of them have each), ledger (as in paper.json), and backbones
-        (names of those with at least one row).
+        verdicts (how many of them have each), ledger (as in paper.json), backbones
+        (names of those with at least one row), and accuracies (test accuracy of each of
+        them, None where it was not evaluated).
 
     Raises:
         TlperfError: exit code 66 where there is nothing; an older report, whose rows
@@ -91,6 +92,10 @@ def write_report(workdir: str | pathlib.Path) -> dict[str, Any]:
         "verdicts": count_verdicts(ledger),
         "ledger": [entry.to_dict() for entry in ledger],
         "backbones": [results.name for results in run.measured],
+        "accuracies": {
+            results.name: finite(results.evaluate.get("accuracy"))
+            for results in run.measured
+        },
     }
 
 

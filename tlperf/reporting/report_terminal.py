@@ -44,17 +44,19 @@ def render_report(result: dict[str, Any]) -> str:
         f"measured backbones: {escape_text(names)}",
         *_render_paths(result, ("report", "markdown", "paper")),
     ]
+    if not result["backbones"]:
+        return "\n".join(facts)  # the data alone, or a GPU matrix
     ledger = result["ledger"]
-    return "\n\n".join(
-        [_render_accuracies(ledger), _render_counts(ledger), "\n".join(facts)]
-    )
+    accuracies = _render_accuracies(ledger, result["accuracies"])
+    return "\n\n".join([accuracies, _render_counts(ledger), "\n".join(facts)])
 
 
 def _render_paths(result: Values, names: Sequence[str]) -> list[str]:
     return [f"{name}: {escape_text(result[name])}" for name in names]
 
 
-def _render_accuracies(ledger: Sequence[Values]) -> str:
+def _render_accuracies(ledger: Sequence[Values], accuracies: Values) -> str:
+    """The study's backbones, then others that were evaluated."""
     rows = [
         [
             entry["row"],
@@ -68,6 +70,17 @@ def _render_accuracies(ledger: Sequence[Values]) -> str:
         ]
         for entry in ledger
         if entry["table"] == "Table 11"
+    ]
+    published = {entry["backbone"] for entry in ledger}
+    rows += [
+        [
+            escape_text(title_of(name)),
+            NOT_AVAILABLE,
+            format_number(accuracy, 4),
+            *(NOT_AVAILABLE,) * 3,
+        ]
+        for name, accuracy in accuracies.items()
+        if name not in published
     ]
     columns = ["test accuracy", "published", "measured", "difference", "95 %"]
     return render_table([*columns, "verdict"], rows)

@@ -8,7 +8,11 @@ from collections.abc import Iterable, Iterator
 
 from tlperf.core.units import NOT_AVAILABLE
 from tlperf.reporting import facts, study_tables
-from tlperf.reporting.backbone_section import backbone_section, beside
+from tlperf.reporting.backbone_section import (
+    backbone_section,
+    beside,
+    unmeasured_section,
+)
 from tlperf.reporting.data_section import data_section
 from tlperf.reporting.document import (
     NOT_MEASURED,
@@ -22,7 +26,7 @@ from tlperf.reporting.document import (
     Table,
 )
 from tlperf.reporting.evidence import Evidence
-from tlperf.reporting.gpu_matrix import matrix_sections
+from tlperf.reporting.gpu_matrix import matrix_document, matrix_sections
 from tlperf.reporting.latency_plots import (
     draw_roofline,
     draw_spread,
@@ -53,18 +57,23 @@ _COMPARISONS = (
 def build_document(
     run: RunRows, ledger: Ledger, evidence: Evidence | None = None
 ) -> Document:
-    """The whole report of a workdir's rows and of the files beside them."""
+    """The whole report of a workdir's rows and of the files beside them.
+
+    A GPU matrix that stands alone has nothing that the study could be put beside.
+    """
     evidence = evidence or Evidence()
     matrix = evidence.matrix
+    if matrix is not None and not run.rows:
+        return matrix_document(matrix)
+    known = [results for results in run.backbones if results.rows]
+    others = [results for results in run.backbones if not results.rows]
     sections = (
         _summary(run, ledger),
         # What a workdir that has one was made for.
         *(matrix_sections(matrix) if matrix is not None else ()),
         Section("Each backbone", ()),
-        *(
-            backbone_section(run, results, ledger, evidence)
-            for results in run.backbones
-        ),
+        *(backbone_section(run, results, ledger, evidence) for results in known),
+        *((unmeasured_section(others, ledger),) if others else ()),
         _across(run, ledger),
         preprocessing_section(run, ledger),
         ledger_section(ledger),
