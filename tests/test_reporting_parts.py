@@ -310,6 +310,7 @@ def test_numeric_columns(cells: tuple[str, ...], expected: bool):
         ("[a](b)", r"\[a\](b)"),
         ("a & b", "a &amp; b"),
         ("\u202eevil", r"\\u202eevil"),  # right-to-left override
+        ("https://x.org www.x.org a: b.c", r"https\://x.org www\.x.org a: b.c"),
     ],
 )
 def test_escape_markdown(text: str, expected: str):

@@ -25,9 +25,10 @@ from tlperf.reporting.plots import inline_svg
 _TEMPLATE = "page.html.jinja"
 # In place of a photograph that its row describes.
 GONE = "no picture: its file is gone or altered"
-# Characters that Markdown or a formula would take for markup. An underscore inside a
-# word is none, and escaping it would spoil every name of a protocol.
-_MARKUP = re.compile(r"([\\`*\[\]|~$#]|(?<!\w)_|_(?!\w))")
+# Characters that Markdown or a formula would take for markup, GitHub's links of bare
+# addresses included. An underscore inside a word is none, and escaping it would spoil
+# every name of a protocol.
+_MARKUP = re.compile(r"([\\`*\[\]|~$#]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=[wW]{3})\.)")
 _ENTITIES = {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
 
 
