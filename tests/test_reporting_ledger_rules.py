@@ -13,6 +13,7 @@ from tests.ledger_rows import (
 )
 from tests.test_reporting_ledger import figures, golden_rows, row
 from tlperf.reference.paper import FIGURES
+from tlperf.reporting.document import Bullets
 from tlperf.reporting.ledger import Entry, build_ledger, count_verdicts
 from tlperf.reporting.ledger_tables import ledger_section
 from tlperf.reporting.rows import collect_rows
@@ -89,6 +90,40 @@ def test_equal_counts_are_within_noise_and_no_rounding_makes_them_equal():
     assert one["verdict"] == "within noise"
     assert 0 < one["difference"] < 3e-8
     assert "the difference is within the printed precision" in one["note"]
+
+
+def test_what_equals_a_rounded_print_says_what_it_is_rounded_from():
+    """0.96 of Table 7 is 767 of 800; the 1.00 and 0.00 of Table 10 are whole."""
+    same = ((192, 8), (8, 192))
+    found = figures(
+        [
+            row("train", "xception", trained("xception")),
+            row("evaluate", "xception", evaluate_result("xception", same)),
+            row("train", "efficientnetb0", trained("efficientnetb0")),
+            row(
+                "evaluate",
+                "efficientnetb0",
+                evaluate_result("efficientnetb0", ((395, 0), (405, 0))),
+            ),
+        ]
+    )
+    one = found["Table 7", "xception", "accuracy", "accuracy"]
+    assert (one["verdict"], one["difference"]) == ("equal", 0)
+    assert "the study prints it rounded: its counts give 0.9587" in one["note"]
+    one = found["Table 7", "xception", "class 0", "recall"]
+    assert "its counts give 0.9570 to 0.9595" in one["note"]
+    one = found["Table 10", "efficientnetb0", "class 0", "recall"]
+    assert (one["verdict"], "rounded" in one["note"]) == ("equal", False)
+
+
+def test_the_slips_of_the_text_are_told():
+    (told,) = (
+        block.items
+        for block in ledger_section(build_ledger(collect_rows([]))).blocks[-1:]
+        if isinstance(block, Bullets)
+    )
+    for word in ("five methods", "refuerzo", "0.74"):
+        assert any(word in text for text in told), word
 
 
 def test_class_weights_are_another_loss():

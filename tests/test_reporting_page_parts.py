@@ -66,6 +66,22 @@ def test_a_row_that_does_not_say_that_it_is_valid_is_not():
     assert table.rows[0][-1] == "INVALID: no reason given"
 
 
+def test_a_network_that_the_study_had_not_is_put_beside_nothing(
+    tmp_path: pathlib.Path,
+):
+    case = Case(backbones=("keras:MobileNetV2",), stages=("train", "evaluate"))
+    page, _ = build_page(tmp_path, case)
+    assert find_faults(page) == []
+    title = "Classification report of keras:MobileNetV2"
+    assert cells(page, title)[0] == [
+        *("class 0", "cats", "0.9600", "0.9600", "0.9600", "200"),
+    ]
+    assert cells(page, "Frozen and active layers of keras:MobileNetV2")
+    text = section(page, "keras:MobileNetV2")
+    assert "Annex I" not in text
+    assert "published" not in text.partition("Frozen and active")[0]
+
+
 def test_mistakes_are_shown_as_small_pictures(tmp_path: pathlib.Path):
     page, markdown = build_page(tmp_path)
     root, _ = read_page(page)
@@ -136,7 +152,7 @@ def test_the_network_is_drawn_with_its_cut(built: tuple[str, str]):
     assert places[2] + 38 <= line <= places[3]
     text = section(page, "Xception")
     assert "Crossing the cut: block13_add, 5 × 5 × 728." in text
-    assert ["frozen layers", "0:125", "0:125", "126"] in cells(
+    assert ["frozen layers", "0:125", "0:125", "126", "126"] in cells(
         page, "Frozen and active layers of Xception (Table 2)"
     )
 
@@ -167,6 +183,7 @@ def test_evidence_of_the_preprocessing_check(tmp_path: pathlib.Path):
     title = "Why ResNet50 and EfficientNetB0 failed in the study"
     text = section(page, title)
     assert "reports 0.6237 for ResNet50 and 0.4938 for EfficientNetB0" in text
+    assert "Adagrad at 5e-05, which InceptionV3 had too and reached 0.8850" in text
     assert (
         "EfficientNetB0: measured, x / 255: mild (block1_conv1_bn, shift 0.900)" in text
     )
@@ -183,25 +200,8 @@ def test_evidence_of_the_preprocessing_check(tmp_path: pathlib.Path):
         ["raw (0 to 255)", "severe", "block1_conv1_bn", "120.500"],
     ]
     assert "Shift: standard deviations. By rule batch norm a misfit is mild" in text
-    assert "Adagrad at 5e-05, which InceptionV3 had too and reached 0.8850" in text
 
 
-_OVERVIEW = "What the weights expect, and what they are given"
-
-
-@pytest.mark.parametrize(
-    ("changed", "expected"),
-    [
-        ({"weights": {"kind": "none"}}, "The weights that were checked are random"),
-        ({"verdicts": []}, "There is no check of x / 255"),
-        (
-            {"verdicts": [{"preprocess": "paper", "finding": "fits"}]},
-            "The hypothesis does not hold for it.",
-        ),
-    ],
-)
-def test_nothing_is_concluded_that_was_not_measured(
-    tmp_path: pathlib.Path, changed: dict[str, Any], expected: str
 @pytest.mark.parametrize(
     ("trained", "asked", "used", "is_warned"),
     [
@@ -235,6 +235,22 @@ def test_a_check_of_another_training_is_not_taken_for_this_ones(
     assert ("preprocess: a misfit" in section(page, "Xception")) == is_warned
 
 
+_OVERVIEW = "What the weights expect, and what they are given"
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({"weights": {"kind": "none"}}, "The weights that were checked are random"),
+        ({"verdicts": []}, "There is no check of x / 255"),
+        (
+            {"verdicts": [{"preprocess": "paper", "finding": "fits"}]},
+            "The hypothesis does not hold for it.",
+        ),
+    ],
+)
+def test_nothing_is_concluded_that_was_not_measured(
+    tmp_path: pathlib.Path, changed: dict[str, Any], expected: str
 ):
     result = {
         "weights": {"kind": "file", "file": "w.h5"},

@@ -227,7 +227,9 @@ def test_many_classes_are_cut_and_counted():
     assert table.notes == ("10 more classes are in results.jsonl.",)
     run = collect_rows([evaluated(classes=classes)])
     report = study_tables.report_table(vgg16(run), build_ledger(run))
-    assert len(report.rows) == 25
+    names = [cells[0] for cells in report.rows]
+    assert names[:22] == [f"class {number}" for number in range(22)]
+    assert names[22:] == ["accuracy", "macro average", "weighted average"]
     assert report.notes[-1] == "38 more classes: results.jsonl."
 
 
@@ -308,9 +310,9 @@ def test_numeric_columns(cells: tuple[str, ...], expected: bool):
         ("mixed_float16", "mixed_float16"),  # inside a word it is no markup
         ("_x_", r"\_x\_"),
         ("[a](b)", r"\[a\](b)"),
+        ("https://x.org www.x.org a: b.c", r"https\://x.org www\.x.org a: b.c"),
         ("a & b", "a &amp; b"),
         ("\u202eevil", r"\\u202eevil"),  # right-to-left override
-        ("https://x.org www.x.org a: b.c", r"https\://x.org www\.x.org a: b.c"),
     ],
 )
 def test_escape_markdown(text: str, expected: str):
@@ -358,6 +360,22 @@ def test_backbones_differ_in_colour_and_marker():
         assert marker != other_marker
 
 
+def test_more_backbones_than_colours_differ_too():
+    """As `keras:NAME` beside the study's six."""
+    run = collect_rows([row("train", {}, f"keras-{n}") for n in range(12)])
+    styles = [style_of(run, results) for results in run.backbones]
+    assert len(set(styles)) == len(styles) == 18
+
+
+def test_counts_are_read_on_every_cell():
+    import matplotlib
+    from matplotlib.colors import to_hex
+
+    for share in np.linspace(0, 1, 101):
+        fill = to_hex(matplotlib.colormaps[CELL_COLOURS](share))
+        assert contrast(cell_ink(share), fill) >= TEXT_CONTRAST, share
+
+
 def test_confusion_of_many_classes_has_no_names():
     classes = [f"name{number}" for number in range(40)]
     counts = np.eye(40, dtype=int).tolist()
@@ -393,22 +411,6 @@ def test_inline_picture_takes_the_page_ink():
 def test_user_settings_do_not_change_a_plot(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
-def test_more_backbones_than_colours_differ_too():
-    """As `keras:NAME` beside the study's six."""
-    run = collect_rows([row("train", {}, f"keras-{n}") for n in range(12)])
-    styles = [style_of(run, results) for results in run.backbones]
-    assert len(set(styles)) == len(styles) == 18
-
-
-def test_counts_are_read_on_every_cell():
-    import matplotlib
-    from matplotlib.colors import to_hex
-
-    for share in np.linspace(0, 1, 101):
-        fill = to_hex(matplotlib.colormaps[CELL_COLOURS](share))
-        assert contrast(cell_ink(share), fill) >= TEXT_CONTRAST, share
-
-
     import matplotlib
 
     run = _trained([{"epoch": 1, "accuracy": 0.5}])

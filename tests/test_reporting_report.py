@@ -123,6 +123,12 @@ def test_rebuilt_byte_for_byte(
     record_property("figures", f"{len(built)} builds, {len(hashes)} hash")
 
 
+def test_the_verdict_on_an_accuracy_is_on_the_unrounded_one(full: pathlib.Path):
+    """0.96 is what Table 7 prints; Table 11 has 0.95875."""
+    section = read_report(full)["report.md"].partition("### Xception")[2]
+    assert "by Table 11: within noise." in section.partition("###")[0]
+
+
 def test_newest_row_counts(tmp_path: pathlib.Path):
     write_rows(tmp_path, Case(backbones=("vgg16",), epochs=2))
     write_rows(tmp_path, Case(backbones=("vgg16",), epochs=7))
@@ -243,6 +249,7 @@ def test_missing_values_are_not_available(tmp_path: pathlib.Path):
     for stage in ("train", "evaluate", "latency"):
         nulls = dict.fromkeys(("accuracy", "epochs", "runs", "confusion", "optimizer"))
         result = {**nulls, "weights": None, "classes": None, "interval": [None, None]}
+        result |= {"epochs": 3, "runs": [3], "confusion": [[1], [2, 3]]}
         append_result(
             tmp_path, stage=stage, backbone="vgg16", result=result, settings={}
         )
@@ -257,7 +264,6 @@ def test_missing_values_are_not_available(tmp_path: pathlib.Path):
     assert measured == ["loss", "metric"]
 
 
-        result |= {"epochs": 3, "runs": [3], "confusion": [[1], [2, 3]]}
 @pytest.mark.parametrize("preset", list(Preset))
 def test_smoke_figures_say_so_everywhere(tmp_path: pathlib.Path, preset: Preset):
     write_rows(tmp_path, Case(backbones=("vgg16",), preset=preset, epochs=1))
@@ -341,20 +347,6 @@ def test_no_rows(tmp_path: pathlib.Path, text: str | None):
     assert not (tmp_path / "report").exists()
 
 
-@pytest.mark.B6
-def test_a_report_whose_rows_are_gone_goes_too(tmp_path: pathlib.Path, record_property):
-    """Files of others stay."""
-    write_rows(tmp_path, Case(backbones=("vgg16",)))
-    write_report(tmp_path)
-    (tmp_path / "report" / "notes.txt").write_text("mine")
-    (tmp_path / "results.jsonl").unlink()
-    assert cli.main(["report", f"--workdir={tmp_path}"]) == ExitCode.NO_INPUT
-    assert [path.name for path in (tmp_path / "report").iterdir()] == ["notes.txt"]
-    record_property("figures", "1 of 1 input deleted: exit 66, no stale report")
-
-
-_SCRIPT = """
-import sys, time
 @pytest.mark.parametrize(
     ("data", "code", "text"),
     [
@@ -380,6 +372,20 @@ def test_rows_of_something_else_give_one_line(
     assert not (tmp_path / "report").exists()
 
 
+@pytest.mark.B6
+def test_a_report_whose_rows_are_gone_goes_too(tmp_path: pathlib.Path, record_property):
+    """Files of others stay."""
+    write_rows(tmp_path, Case(backbones=("vgg16",)))
+    write_report(tmp_path)
+    (tmp_path / "report" / "notes.txt").write_text("mine")
+    (tmp_path / "results.jsonl").unlink()
+    assert cli.main(["report", f"--workdir={tmp_path}"]) == ExitCode.NO_INPUT
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["notes.txt"]
+    record_property("figures", "1 of 1 input deleted: exit 66, no stale report")
+
+
+_SCRIPT = """
+import sys, time
 from tlperf.reporting.report import write_report
 assert "matplotlib" not in sys.modules and "jinja2" not in sys.modules
 write_report(sys.argv[1])

@@ -63,16 +63,16 @@ def backbone_section(
     blocks.append(study_tables.report_table(results, ledger))
     blocks += _mistakes(results, evidence)
     blocks.append(split_table(results, ledger))
-    drawn = draw_architecture(
-        results,
-        caption=f"{results.title}: its blocks, the shape that leaves each, and the "
-        "cut; the study's Annex I",
-    )
+    caption = f"{results.title}: its blocks, the shape that leaves each, and the cut"
+    if results.name in _STUDY_FIGURES:
+        caption += "; the study's Annex I"
+    drawn = draw_architecture(results, caption=caption)
     if drawn:
         blocks.append(Gallery((drawn,)))
     if results.warnings:
         blocks += [Paragraph("Warnings:"), Bullets(results.warnings)]
     return Section(name_with_weights(results), tuple(blocks), level=3)
+
 
 def unmeasured_section(others: Sequence[BackboneRows], ledger: Ledger) -> Section:
     """The study's backbones without a row, in one part: what it printed of them."""
@@ -83,7 +83,6 @@ def unmeasured_section(others: Sequence[BackboneRows], ledger: Ledger) -> Sectio
         (Paragraph(f"No stage has a row of {names}."), *reports),
         level=3,
     )
-
 
 
 def beside(text: str, number: int | None, *, smoke: bool) -> str:
@@ -125,20 +124,29 @@ def split_table(results: BackboneRows, ledger: Ledger) -> Table:
     rows = []
     for side, measured in zip(("frozen", "active"), layer_ranges(train), strict=True):
         entry = find_entry(ledger, "Table 2", results.name, f"{side} layers")
+        published = format_published(entry.figure) if entry else NOT_AVAILABLE
         rows.append(
             (
                 f"{side} layers",
-                format_published(entry.figure) if entry else NOT_AVAILABLE,
+                published,
                 NOT_MEASURED if measured is None else measured,
+                _count_range(published) if entry else NOT_AVAILABLE,
                 format_fact(train, f"{side}_layers"),
             )
         )
+    source = " (Table 2)" if results.name in _STUDY_FIGURES else ""
     return Table(
-        f"Frozen and active layers of {results.title} (Table 2)",
-        ("part", "published", "measured", "number of layers"),
+        f"Frozen and active layers of {results.title}{source}",
+        ("part", "published", "measured", "number, published", "number, measured"),
         tuple(rows),
         tuple(_split_notes(train)),
     )
+
+
+def _count_range(text: str) -> str:
+    """How many layers an inclusive range of Table 2 has."""
+    first, last = map(int, text.split(":"))
+    return str(last - first + 1)
 
 
 def _split_notes(train: Row) -> Iterator[str]:

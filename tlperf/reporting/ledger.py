@@ -133,7 +133,10 @@ def _entry(figure: Figure, results: BackboneRows) -> Entry:
         test=found.test,
         note="; ".join(
             note
-            for note in (error, reading.note, found.note, _rounding(figure, difference))
+            for note in (
+                *(error, reading.note, found.note),
+                _rounding(figure, difference, study),
+            )
             if note
         ),
     )
@@ -186,11 +189,28 @@ def _rounded_reason(figure: Figure, measured: Value) -> str:
     return f"printed to {words}, which the measured value rounds to"
 
 
-def _rounding(figure: Figure, difference: float | None) -> str:
-    """Says where the printed digits alone can be behind a difference."""
-    if not difference:
+def _rounding(
+    figure: Figure, difference: float | None, study: Sequence[Confusion]
+) -> str:
+    """Says where the printed digits alone can be behind a difference, or behind none.
+
+    Args:
+        study: the counts behind a score; none of other figures.
+    """
+    if difference is None:
         return ""
+    if difference == 0:
+        return _printed_of(figure, study)
     unit = _ROUNDED_FACTS.get(figure.column, (0.0, ""))[0]
     if is_score(figure):
         unit = _SCORE_UNIT.get(figure.table, _REPORT_UNIT)
     return _WITHIN_PRINTED if abs(difference) <= unit / 2 else ""
+
+
+def _printed_of(figure: Figure, study: Sequence[Confusion]) -> str:
+    """What a printed score is rounded from, where it is."""
+    values = sorted(score_value(one, figure.row, figure.column) for one in study)
+    if not values or any(abs(v - float(figure.value)) <= _ROUNDING for v in values):
+        return ""
+    told = dict.fromkeys(f"{value:.4f}" for value in (values[0], values[-1]))
+    return f"the study prints it rounded: its counts give {' to '.join(told)}"

@@ -12,6 +12,7 @@ from tlperf.reference.backbones import BACKBONES
 from tlperf.reporting.document import Bullets, Paragraph, Section, Table
 from tlperf.reporting.ledger import Entry, count_verdicts
 from tlperf.reporting.study_counts import study_confusions
+from tlperf.reporting.study_errors import TEXT_SLIPS
 from tlperf.reporting.study_tables import (
     format_edges,
     format_measured,
@@ -78,6 +79,8 @@ def ledger_section(ledger: Sequence[Entry]) -> Section:
             Bullets(_RULES),
             _count_table(),
             *(_ledger_table(title, tuple(entries)) for title, entries in tables),
+            Paragraph("What the study's text has wrong, beside its figures:"),
+            Bullets(TEXT_SLIPS),
         ),
     )
 

@@ -23,6 +23,15 @@ _ONE_NORMALISATION = (
 )
 _ONE_CLASS = "its network called all 800 images class 0"
 
+# Beside its figures.
+TEXT_SLIPS = (
+    "Abstract and introduction announce five methods; six are named and compared.",
+    "The abstract speaks of reinforcement learning (aprendizaje por refuerzo); what is "
+    "done is transfer learning.",
+    "The conclusions call the accuracies of ResNet50 and EfficientNetB0 below 0.74; "
+    "Table 11 has 0.62 and 0.49.",
+)
+
 # By table, backbone and column.
 _BY_FIGURE = {
     ("Table 1", "efficientnetb0", "size MB"): (

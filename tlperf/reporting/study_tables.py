@@ -308,19 +308,21 @@ def report_table(results: BackboneRows, ledger: Ledger) -> Table:
     classes = class_names(results.evaluate)
     rows = [
         (row, _class_name(classes, row), *_report_cells(results, ledger, table, row))
-        for row in (*REPORT_ROWS, *_extra_rows(classes))
+        for row in (*REPORT_ROWS[:2], *_extra_rows(classes), *REPORT_ROWS[2:])
     ]
-    notes = _report_notes(results, ledger, table, len(classes))
+    notes = _report_notes(results, ledger, len(classes))
+    headings = (f"{c}, {k}" for c in REPORT_COLUMNS for k in _report_kinds(table))
     return Table(
         f"{table + '. ' if table else ''}Classification report of {results.title}",
-        (
-            "row",
-            "measured class",
-            *(f"{c}, {k}" for c in REPORT_COLUMNS for k in _KINDS),
-        ),
+        ("row", "measured class", *headings),
         tuple(rows),
         notes,
     )
+
+
+def _report_kinds(table: str) -> tuple[str, ...]:
+    """Of a network that the study did not have nothing was published."""
+    return _KINDS if table else _KINDS[1:]
 
 
 def _extra_rows(classes: Sequence[str]) -> list[str]:
@@ -342,21 +344,23 @@ def _report_cells(
         # The study prints accuracy in the F1 column, as scikit-learn does.
         key = "accuracy" if (row, column) == ("accuracy", "F1") else column
         if row == "accuracy" and column in ("precision", "recall"):
-            cells += ["", ""]
+            cells += [""] * len(_report_kinds(table))
             continue
-        entry = find_entry(ledger, table, results.name, key, row)
+        if table:
+            entry = find_entry(ledger, table, results.name, key, row)
+            cells.append(format_published(entry.figure) if entry else NOT_AVAILABLE)
         value = report_value(results.evaluate, row, key)
-        cells.append(format_published(entry.figure) if entry else NOT_AVAILABLE)
         cells.append(format_measured(key, value))
     return tuple(cells)
 
 
 def _report_notes(
-    results: BackboneRows, ledger: Ledger, table: str, classes: int
+    results: BackboneRows, ledger: Ledger, classes: int
 ) -> tuple[str, ...]:
     notes = []
-    if entry := find_entry(ledger, table, results.name, "accuracy", "accuracy"):
-        notes.append(f"Verdict on the accuracy: {entry.verdict}.")
+    # Table 11 alone prints it unrounded.
+    if entry := find_entry(ledger, "Table 11", results.name, "accuracy"):
+        notes.append(f"Verdict on the accuracy, by Table 11: {entry.verdict}.")
         if entry.note:
             notes.append(f"Beside it: {entry.note}.")
     if classes - 2 > _MOST_EXTRA_CLASSES:
