@@ -61,6 +61,18 @@ def test_a_timed_row_shows_its_spread_and_why_it_is_no_result():
     assert "unlike machines, devices, versions or code" in table.notes[1]
 
 
+def test_what_a_newer_timing_left_out_is_told():
+    old = [
+        {"model": "imagenet", "protocol": protocol}
+        for protocol in ("compiled", "keras_predict")
+    ]
+    rows = [timed(*old), timed({"model": "imagenet", "protocol": "compiled"})]
+    notes = facts.latency_table(collect_rows(rows)).notes
+    assert notes[-1].startswith("VGG16: older rows have imagenet keras_predict too;")
+    notes = facts.latency_table(collect_rows(rows[:1])).notes
+    assert not any("older rows" in note for note in notes)
+
+
 def test_a_row_that_does_not_say_that_it_is_valid_is_not():
     table = facts.latency_table(collect_rows([timed({"p50_ms": 4.0})]))
     assert table.rows[0][-1] == "INVALID: no reason given"

@@ -148,6 +148,12 @@ def latency_table(run: RunRows) -> Table:
     ]
     if not all(is_valid(t) for results in run.backbones for t in results.latency_runs):
         notes.append(_RULES)
+    notes += [
+        f"{results.title}: older rows have {', '.join(results.replaced)} too; the "
+        "newest row of a backbone counts. Time all of them in one tlperf latency."
+        for results in run.backbones
+        if results.replaced
+    ]
     return Table("Timed runs", columns, rows, tuple(notes))
 
 

@@ -71,11 +71,13 @@ class BackboneRows:
         title: as people write it.
         rows: newest row by stage: `train`, `evaluate`, `latency`, and `preprocess`, the
             check of the input against the pretrained weights; some may be missing.
+        replaced: models and protocols that only older rows of `latency` have.
     """
 
     name: str
     title: str
     rows: Mapping[str, Row]
+    replaced: tuple[str, ...] = ()
 
     def result(self, stage: str) -> Row:
         """Result of a stage; empty where it was not measured."""
@@ -202,7 +204,12 @@ def collect_rows(rows: Sequence[dict[str, Any]]) -> RunRows:
         new = [name for name in found if name and name not in titles]
         titles |= {name: others.get(name, name) for name in new}
     backbones = tuple(
-        BackboneRows(name=name, title=title, rows=_of_one_training(name, stages))
+        BackboneRows(
+            name=name,
+            title=title,
+            rows=_of_one_training(name, stages),
+            replaced=_find_replaced(name, rows),
+        )
         for name, title in titles.items()
     )
     shards = list(latest(rows, "shard").values())
@@ -224,3 +231,18 @@ def _of_one_training(
     if trained and evaluated and trained != evaluated:
         del rows["evaluate"]
     return rows
+
+
+def _find_replaced(name: str, rows: Sequence[Row]) -> tuple[str, ...]:
+    """What the newest timing of a backbone left out of what was timed before."""
+    timed = [
+        {
+            f"{run.get('model')} {run.get('protocol')}"
+            for run in objects(child(row, "result").get("runs"))
+        }
+        for row in rows
+        if (row["stage"], row["backbone"]) == ("latency", name)
+    ]
+    if not timed:
+        return ()
+    return tuple(sorted(set().union(*timed[:-1]) - timed[-1]))
