@@ -348,26 +348,30 @@ def test_no_rows(tmp_path: pathlib.Path, text: str | None):
 
 
 @pytest.mark.parametrize(
-    ("data", "code", "text"),
+    ("data", "reason", "text"),
     [
-        (b'{"loss": 1.0}\n', 65, "line 1 is no result row of tlperf: schema_version"),
-        (b"[1]\n", 65, "line 1 is no result row of tlperf: expected an object"),
-        (b"{\n", 76, "not JSON"),
-        (b"\xff\xfe\n", 76, "not JSON"),
+        (
+            b'{"loss": 1.0}\n',
+            "E65 foreign_results: ",
+            "schema_version None, expected 1",
+        ),
+        (b"[1]\n", "E65 foreign_results: ", "line 1 is no result row of tlperf: exp"),
+        (b"{\n", "E76 damaged_file: ", "not JSON"),
+        (b"\xff\xfe\n", "E76 damaged_file: ", "not JSON"),
     ],
 )
 def test_rows_of_something_else_give_one_line(
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],
     data: bytes,
-    code: int,
+    reason: str,
     text: str,
 ):
     (tmp_path / "results.jsonl").write_bytes(data)
-    assert cli.main(["report", f"--workdir={tmp_path}"]) == code
+    assert cli.main(["report", f"--workdir={tmp_path}"]) == int(reason[1:3])
     out, err = capsys.readouterr()
     assert (out, len(err.splitlines())) == ("", 1)
-    assert err.startswith(f"tlperf report: E{code} ")
+    assert err.startswith(f"tlperf report: {reason}")
     assert text in err
     assert not (tmp_path / "report").exists()
 
