@@ -33,6 +33,24 @@ def test_each_picture_is_a_whole_file():
         assert ElementTree.fromstring(plot.svg).tag.endswith("svg")
 
 
+def labels_of(plot):
+    """Its texts."""
+    elements = ElementTree.fromstring(plot.svg).iter()
+    return [one.text or "" for one in elements if one.tag.endswith("}text")]
+
+
+def test_logarithmic_axes_have_plain_numbers():
+    """No formula: its source would stand there."""
+    rows = [make_row(*trials(), cell=make_cell(batch_size=size)) for size in (1, 8, 32)]
+    found = plots_of(*rows)
+    for plot in found.values():
+        assert not [text for text in labels_of(plot) if "$" in text], plot.name
+    shown = labels_of(found["latency-throughput"])
+    assert shown[:3] == ["1", "8", "32"]
+    numbers = [float(text) for text in labels_of(found["latency-roofline"])[:3]]
+    assert numbers == sorted(numbers)
+
+
 def test_without_rows_there_is_none(tmp_path):
     assert plots_of() == {}
     assert write_latency_plots(tmp_path) == []

@@ -36,6 +36,18 @@ def short_text(text: str, limit: int = 24) -> str:
     return plain if len(plain) <= limit else f"{plain[: limit - 1]}…"
 
 
+def name_log_ticks(axis: Any) -> None:
+    """Plain numbers along a logarithmic axis on which all is drawn: matplotlib's own
+    labels are formulas, which none of our pictures sets."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    steps = (1.0, 2.0, 5.0) if high < 100 * low else (1.0,)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 @contextlib.contextmanager
 def drawing_style(settings: Mapping[str, Any]) -> Iterator[None]:
     """The common settings and these; a user's matplotlibrc changes no picture."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from PIL import Image
 
-from tlperf.core.drawing import drawing_style, short_text
+from tlperf.core.drawing import drawing_style, name_log_ticks, short_text
 from tlperf.core.files import atomic_path
 
 MOST_CLASSES = 30
@@ -221,6 +221,8 @@ def _draw_histogram(
         axes.set_xscale("log")
     axes.set_ylabel("images")
     axes.margins(x=0.01)
+    if bins.log:
+        name_log_ticks(axes.xaxis)
     _count_along(axes.yaxis)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tlperf.core import files
-from tlperf.core.drawing import INK, drawing_style, short_text
+from tlperf.core.drawing import INK, drawing_style, name_log_ticks, short_text
 from tlperf.core.results import read_results
 from tlperf.reporting.document import Plot
 from tlperf.reporting.plots import PLOT_STYLE, new_figure, style_of, svg_text
@@ -160,6 +160,8 @@ def draw_throughput(run: RunRows) -> Plot | None:
                 linestyle="none",
             )
         axes.set_xscale("log", base=2)
+        sizes = {row["batch_size"] for points in shown for _, row in points}
+        axes.set_xticks(sorted(sizes), map(str, sorted(sizes)), minor=False)
         axes.set(xlabel="batch size", ylabel="images a second", ylim=(0, None))
         axes.set_title(f"Throughput by batch size ({_INVALID})", fontsize=8)
         figure.legend(loc="lower left", bbox_to_anchor=(0.02, 0.01), fontsize=7)
@@ -283,6 +285,8 @@ def draw_roofline(run: RunRows) -> Plot | None:
                 label=label,
             )
         axes.set(xscale="log", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            name_log_ticks(axis)
         axes.set(xlabel="FLOP a byte moved at least", ylabel="TFLOP/s")
         axes.set_title("Reached, under the measured roofs")
         figure.legend(
