@@ -19,13 +19,17 @@ FILTERS = 64
 
 
 def build(*layers, more=lambda x, made: x):
-    """A network whose statistics are no ones and zeros."""
+    """Layers in a row."""
     inputs = keras.Input(SHAPE)
     made = layers[0](inputs)
     x = made
     for layer in layers[1:]:
         x = layer(x)
-    network = keras.Model(inputs, more(x, made))
+    return with_values(keras.Model(inputs, more(x, made)))
+
+
+def with_values(network):
+    """Statistics that are no ones and zeros."""
     generator = np.random.default_rng(0)
     for variable in network.variables:
         least = 0.1 if "variance" in variable.path or "gamma" in variable.path else -1
@@ -56,6 +60,19 @@ def relu():
 def run(network, images):
     function = tf.function(lambda x: apply_constant(network, x)[0], autograph=False)
     return function(tf.constant(images))
+
+
+def assert_same(fast, network):
+    """Of each output, its type too."""
+    images = normal_values((2, *network.input.shape[1:]), seed=3)
+    pairs = zip(
+        keras.tree.flatten(run(fast, images)),
+        keras.tree.flatten(network(images, training=False)),
+        strict=True,
+    )
+    for found, expected in pairs:
+        assert found.dtype == expected.dtype
+        assert difference(found.numpy(), expected.numpy()) < 1e-5
 
 
 @pytest.mark.parametrize(
@@ -131,14 +148,120 @@ def test_what_is_read_elsewhere_too_is_kept(first, more):
     assert count_winograd(fast) == (first is convolution)
     names = {type(layer).__name__ for layer in fast.layers}
     assert {"BatchNormalization", "Activation"} <= names
-    images = normal_values((2, *SHAPE), seed=3)
-    expected = network(images, training=False)
-    for one, other in zip(
-        keras.tree.flatten(run(fast, images)),
-        keras.tree.flatten(expected),
-        strict=True,
-    ):
-        assert difference(one.numpy(), other.numpy()) < 1e-5
+    assert_same(fast, network)
+
+
+def other(x):
+    """Unlike what it reads, of its shape."""
+    return keras.layers.Activation("tanh")(x)
+
+
+def as_model(shape, *layers):
+    """Layers in a row, in a model of their own."""
+    inputs = keras.Input(shape)
+    x = inputs
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(inputs, x)
+
+
+def read_by_a_model(x):
+    made = convolution()(x)
+    return norm()(made) + as_model(made.shape[1:], keras.layers.Softmax())(made)
+
+
+def called_twice(x):
+    layer = convolution()
+    return norm()(layer(x)) + layer(other(x))
+
+
+def normalised_by_one(x):
+    layer = norm()
+    return layer(convolution()(x)) + layer(convolution()(other(x)))
+
+
+def rectified_by_one(x):
+    layer = keras.layers.ReLU()
+    return layer(norm()(convolution()(layer(norm()(convolution()(x))))))
+
+
+def called_in_a_model_before(x):
+    layers = [convolution(), norm()]
+    as_model(SHAPE, *layers)
+    made = layers[0](x)
+    return [made, layers[1](made)]
+
+
+def padded_at_another_size_before(x):
+    layers = [padded((0, 1), (0, 1)), depthwise(strides=2), norm()]
+    as_model((14, 14, SHAPE[-1]), *layers)
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def in_two_models(x):
+    layers = [convolution(), norm()]
+    whole, part = as_model(SHAPE, *layers), as_model(SHAPE, layers[0])
+    return whole(x) + part(x)
+
+
+def in_a_sequence_too(x):
+    model = as_model(SHAPE, convolution(), norm())
+    return keras.Sequential([model])(x) + model(other(x))
+
+
+def a_model_twice(x):
+    model = as_model(SHAPE, convolution(), norm())
+    return model(x) + model(other(x))
+
+
+class Subclassed(keras.Model):
+    """A model that is no graph of layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = convolution()
+
+    def call(self, x):
+        return self.inside(x)
+
+
+def before_a_model_that_is_no_graph(x):
+    return Subclassed()(norm()(convolution()(x)))
+
+
+@pytest.mark.parametrize(
+    ("connect", "count"),
+    [
+        (read_by_a_model, 1),
+        (called_twice, 0),
+        (normalised_by_one, 2),
+        (rectified_by_one, 2),
+        (called_in_a_model_before, 1),
+        (padded_at_another_size_before, 0),
+        (in_two_models, 0),
+        (in_a_sequence_too, 0),
+        (a_model_twice, 1),
+        (before_a_model_that_is_no_graph, 1),
+    ],
+)
+def test_layers_may_be_called_elsewhere_too(connect, count):
+    inputs = keras.Input(SHAPE)
+    network = with_values(keras.Model(inputs, connect(inputs)))
+    fast = rewrite(network, cpu=True)
+    assert count_winograd(fast) == count
+    assert_same(fast, network)
+
+
+def test_what_is_rewritten_may_be_rewritten_again():
+    """Its layers were first called in the network that it is made of."""
+    inputs = keras.Input(SHAPE)
+    made = convolution()(norm()(depthwise()(inputs)))
+    network = with_values(keras.Model(inputs, [made, norm()(made)]))
+    twice = rewrite(rewrite(network, cpu=False), cpu=True)
+    assert count_winograd(twice) == 1
+    assert_same(twice, network)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ The other layers are the model's own.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -32,15 +33,12 @@ _LEAST_PAIRS = 3072
 _LARGE = 2.0**12
 _SCALING = (keras.layers.Rescaling, keras.layers.Normalization)
 
-# A model's operations, what reads each of their outputs: one alone, or None.
-Reader = Callable[[Operation], Operation | None]
-
 
 def rewrite(model: keras.Model, *, cpu: bool) -> keras.Model:
     """The network for inference.
 
     Args:
-        model: a functional model whose layers are each called once.
+        model: a functional model. What is called more than once in it stays.
         cpu: whether it is for a CPU without XLA around it.
 
     Returns:
@@ -49,7 +47,7 @@ def rewrite(model: keras.Model, *, cpu: bool) -> keras.Model:
     """
     replaced: dict[int, Operation] = {}
     dropped: set[int] = set()
-    for chain in _find_chains(model, cpu=cpu):
+    for chain in _find_chains(model, _count_calls(model), cpu=cpu):
         replaced[id(chain.first)] = chain.layer
         dropped |= {id(one) for one in chain.others}
     if not replaced:
@@ -182,53 +180,99 @@ class _Chain:
     others: tuple[Operation, ...]
 
 
-def _find_chains(model: keras.Model, *, cpu: bool) -> Iterator[_Chain]:
-    if isinstance(model, keras.Sequential):  # nothing of it can be dropped
+class _Graph:
+    """The calls of a functional model: its layers may be called in others too, and
+    their own `input` and `output` are those of the first call of all.
+
+    Args:
+        model: whose calls.
+        counts: from `_count_calls`, of all that is rewritten.
+    """
+
+    def __init__(self, model: keras.Model, counts: Counter[int]):
+        nodes = _list_nodes(model)
+        # Of operations that are called once.
+        self._nodes = {
+            id(node.operation): node
+            for node in nodes
+            if counts[id(node.operation)] == 1
+        }
+        self._makers = {id(x): node.operation for node in nodes for x in node.outputs}
+        self._readers: dict[int, list[Operation]] = {}
+        for node in nodes:
+            for x in node.input_tensors:
+                self._readers.setdefault(id(x), []).append(node.operation)
+        self._kept = {id(x) for x in model.outputs}
+
+    def has_once(self, one: Operation) -> bool:
+        """Whether an operation is called here, and nowhere else that counts."""
+        return id(one) in self._nodes
+
+    def input_of(self, one: Operation) -> keras.KerasTensor:
+        """What it reads, the first where it reads several."""
+        return self._nodes[id(one)].input_tensors[0]
+
+    def maker(self, one: Operation) -> Operation | None:
+        """What makes its input for it alone, where that is called once."""
+        maker = self._makers.get(id(self.input_of(one)))
+        is_alone = self.has_once(maker) and self.reader(maker) is one
+        return maker if is_alone else None
+
+    def reader(self, one: Operation) -> Operation | None:
+        """What alone reads its output, where that is called once."""
+        output = id(self._nodes[id(one)].outputs[0])
+        reader, *more = self._readers.get(output, [None])
+        is_alone = not more and output not in self._kept
+        return reader if is_alone and self.has_once(reader) else None
+
+
+def _list_nodes(model: keras.Model) -> list[Any]:
+    """What a functional model calls, with what and what for, call by call."""
+    return [node for nodes in model._nodes_by_depth.values() for node in nodes]
+
+
+def _count_calls(model: keras.Model) -> Counter[int]:
+    """How often an operation is called in a model and those in it, by its id."""
+    called = model.layers
+    if isinstance(model, keras.Function):
+        called = [node.operation for node in _list_nodes(model)]
+    counts = Counter(map(id, called))
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            counts += _count_calls(layer)
+    return counts
+
+
+def _find_chains(
+    model: keras.Model, counts: Counter[int], *, cpu: bool
+) -> Iterator[_Chain]:
+    if not isinstance(model, keras.Function):  # nothing of it can be dropped
         return
-    reader = _readers(model)
-    makers = {
-        id(tensor): one
-        for one in model.operations
-        for tensor in keras.tree.flatten(one.output)
-    }
+    graph = _Graph(model, counts)
     scaled: set[int] = set()
     for one in model.operations:
         kind = type(one)
         if isinstance(one, keras.Model):
-            yield from _find_chains(one, cpu=cpu)
+            yield from _find_chains(one, counts, cpu=cpu)
+        elif not graph.has_once(one):
+            continue
         elif kind is keras.layers.DepthwiseConv2D:
-            before = makers.get(id(one.input))
-            yield from _depthwise_chain(one, before, reader)
+            yield from _depthwise_chain(one, graph)
         elif cpu and kind is keras.layers.Conv2D and _is_suitable(one):
-            yield _winograd_chain(one, reader)
+            yield _winograd_chain(one, graph)
         elif cpu and kind is keras.layers.Conv2D:
-            yield from _residual_chain(one, reader)
+            yield from _residual_chain(one, graph)
         elif cpu and kind in _SCALING and id(one) not in scaled:
-            for chain in _scaling_chain(one, reader):
+            for chain in _scaling_chain(one, graph):
                 scaled |= {id(other) for other in chain.others}
                 yield chain
 
 
-def _readers(model: keras.Model) -> Reader:
-    found: dict[int, list[Operation]] = {}
-    for one in model.operations:
-        if not isinstance(one, keras.layers.InputLayer):
-            for tensor in keras.tree.flatten(one.input):
-                found.setdefault(id(tensor), []).append(one)
-    kept = {id(tensor) for tensor in keras.tree.flatten(model.output)}
-
-    def reader(one: Operation) -> Operation | None:
-        readers = found.get(id(one.output), [])
-        return readers[0] if len(readers) == 1 and id(one.output) not in kept else None
-
-    return reader
-
-
 def _norm_after(
-    layer: keras.layers.Layer, reader: Reader
+    layer: keras.layers.Layer, graph: _Graph
 ) -> keras.layers.BatchNormalization | None:
     """A normalisation of a convolution's channels, which reads it alone."""
-    norm = reader(layer)
+    norm = graph.reader(layer)
     is_one = isinstance(norm, keras.layers.BatchNormalization) and norm.axis in (-1, 3)
     is_linear = layer.activation is keras.activations.linear
     return norm if is_one and is_linear else None
@@ -251,26 +295,32 @@ def _folded(
 
 
 def _depthwise_chain(
-    layer: keras.layers.DepthwiseConv2D, before: Operation | None, reader: Reader
+    layer: keras.layers.DepthwiseConv2D, graph: _Graph
 ) -> Iterator[_Chain]:
-    norm = _norm_after(layer, reader)
+    norm = _norm_after(layer, graph)
     if norm is None or layer.data_format != "channels_last":
         return
     padding, others = layer.padding, [norm]
-    if before is not None and reader(before) is layer and _is_same(before, layer):
+    before = graph.maker(layer)
+    if before is not None and _is_same(before, layer, graph):
         padding = "same"
         others.append(before)
     made = _DepthwiseConv2D(layer, *_folded(layer, norm), padding=padding)
     yield _Chain(layer, made, tuple(others))
 
 
-def _is_same(before: Operation, layer: keras.layers.DepthwiseConv2D) -> bool:
+def _is_same(
+    before: Operation, layer: keras.layers.DepthwiseConv2D, graph: _Graph
+) -> bool:
     """Whether zeros and a "valid" convolution are what TensorFlow calls "same"."""
     if type(before) is not keras.layers.ZeroPadding2D or layer.padding != "valid":
         return False
     needed = []
     for length, stride, taps in zip(
-        before.input.shape[1:3], layer.strides, layer.kernel_size, strict=True
+        graph.input_of(before).shape[1:3],
+        layer.strides,
+        layer.kernel_size,
+        strict=True,
     ):
         if length is None or layer.dilation_rate != (1, 1):
             return False
@@ -279,29 +329,29 @@ def _is_same(before: Operation, layer: keras.layers.DepthwiseConv2D) -> bool:
     return tuple(needed) == tuple(tuple(one) for one in before.padding)
 
 
-def _residual_chain(layer: keras.layers.Conv2D, reader: Reader) -> Iterator[_Chain]:
+def _residual_chain(layer: keras.layers.Conv2D, graph: _Graph) -> Iterator[_Chain]:
     """A convolution whose normalised outputs are added to others and rectified: with
     nothing but a bias between, TensorFlow does all of that in the convolution."""
-    norm = _norm_after(layer, reader)
+    norm = _norm_after(layer, graph)
     if norm is None or layer.data_format != "channels_last":
         return
-    added = reader(norm)
+    added = graph.reader(norm)
     if not isinstance(added, keras.layers.Add):
         return
-    relu = reader(added)
+    relu = graph.reader(added)
     if not _is_relu(relu):
         return
     made = keras.layers.Conv2D.from_config({**layer.get_config(), "use_bias": True})
-    made.build(layer.input.shape)
+    made.build(graph.input_of(layer).shape)
     made.set_weights(_folded(layer, norm))
     yield _Chain(layer, made, (norm,))
 
 
-def _winograd_chain(layer: keras.layers.Conv2D, reader: Reader) -> _Chain:
-    norm = _norm_after(layer, reader)
+def _winograd_chain(layer: keras.layers.Conv2D, graph: _Graph) -> _Chain:
+    norm = _norm_after(layer, graph)
     others = [] if norm is None else [norm]
     has_relu = layer.activation is keras.activations.relu
-    after = reader(norm or layer)
+    after = graph.reader(norm or layer)
     if not has_relu and _is_relu(after):
         others.append(after)
         has_relu = True
@@ -336,12 +386,12 @@ def _is_relu(one: Operation | None) -> bool:
     )
 
 
-def _scaling_chain(first: keras.layers.Layer, reader: Reader) -> Iterator[_Chain]:
+def _scaling_chain(first: keras.layers.Layer, graph: _Graph) -> Iterator[_Chain]:
     """Layers that scale channels one after the other, seen by what they make of zeros
     and of a number so large that little is lost in the difference."""
-    shape = first.input.shape
+    shape = graph.input_of(first).shape
     layers: list[Operation] = [first]
-    while type(after := reader(layers[-1])) in _SCALING:
+    while type(after := graph.reader(layers[-1])) in _SCALING:
         layers.append(after)
     is_plain = all(one.compute_dtype == "float32" for one in layers)
     if len(shape) != 4 or shape[-1] is None or not is_plain:
