@@ -57,6 +57,27 @@ def relu():
     return keras.layers.Activation("relu")
 
 
+class DoubledNorm(keras.layers.BatchNormalization):
+    """A normalisation and something else."""
+
+    def call(self, x, **options):
+        return 2 * super().call(x, **options)
+
+
+class LoweredReLU(keras.layers.ReLU):
+    """A ReLU and something else."""
+
+    def call(self, x):
+        return super().call(x) - 1
+
+
+class LoweredActivation(keras.layers.Activation):
+    """A ReLU and something else."""
+
+    def call(self, x):
+        return super().call(x) - 1
+
+
 def run(network, images):
     function = tf.function(lambda x: apply_constant(network, x)[0], autograph=False)
     return function(tf.constant(images))
@@ -95,6 +116,9 @@ def assert_same(fast, network):
         # Not a ReLU, though it ends with one.
         ([convolution, lambda: convolution(activation="relu")], 3),
         ([convolution, norm, lambda: keras.layers.Dense(8, activation="relu")], 3),
+        ([convolution, DoubledNorm], 3),
+        ([convolution, LoweredReLU], 3),
+        ([convolution, lambda: LoweredActivation("relu")], 3),
         ([depthwise, norm], 2),
         ([depthwise, lambda: norm(scale=False, center=False), relu], 3),
         ([lambda: depthwise(use_bias=False, padding="same"), norm], 2),
@@ -102,6 +126,16 @@ def assert_same(fast, network):
         ([lambda: padded((1, 1), (0, 1)), lambda: depthwise(strides=2), norm], 2),
         ([lambda: padded((0, 1), (0, 1)), lambda: depthwise(strides=2), norm], 3),
         ([lambda: padded((1, 1), (0, 1)), lambda: depthwise(), norm], 3),
+        ([lambda: padded((1, 1), (1, 1)), lambda: depthwise(dilation_rate=2), norm], 3),
+        (
+            [
+                # Zeros around columns and channels.
+                lambda: keras.layers.ZeroPadding2D(1, data_format="channels_first"),
+                depthwise,
+                norm,
+            ],
+            3,
+        ),
         ([lambda: keras.layers.Rescaling(1 / 255, -0.5), convolution], 3),
         (
             [
@@ -282,6 +316,19 @@ def test_what_is_rewritten_may_be_rewritten_again():
 def test_others_are_left_alone(layer):
     network = build(layer())
     assert rewrite(network, cpu=True) is network
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (convolution, lambda: norm(dtype="mixed_bfloat16")),
+        (convolution, lambda: keras.layers.ReLU(dtype="mixed_bfloat16")),
+        (lambda: depthwise(dtype="mixed_bfloat16"), lambda: norm(dtype="float32")),
+    ],
+)
+def test_what_computes_in_another_dtype_is_kept(first, then):
+    network = build(first(), then())
+    assert rewrite(network, cpu=True).layers[-1] is network.layers[-1]
 
 
 def test_a_normalisation_before_a_residual_sum_is_folded():

@@ -273,9 +273,10 @@ def _norm_after(
 ) -> keras.layers.BatchNormalization | None:
     """A normalisation of a convolution's channels, which reads it alone."""
     norm = graph.reader(layer)
-    is_one = isinstance(norm, keras.layers.BatchNormalization) and norm.axis in (-1, 3)
+    if type(norm) is not keras.layers.BatchNormalization or norm.axis not in (-1, 3):
+        return None
     is_linear = layer.activation is keras.activations.linear
-    return norm if is_one and is_linear else None
+    return norm if is_linear and norm.compute_dtype == layer.compute_dtype else None
 
 
 def _folded(
@@ -315,6 +316,8 @@ def _is_same(
     """Whether zeros and a "valid" convolution are what TensorFlow calls "same"."""
     if type(before) is not keras.layers.ZeroPadding2D or layer.padding != "valid":
         return False
+    if before.data_format != layer.data_format:
+        return False
     needed = []
     for length, stride, taps in zip(
         graph.input_of(before).shape[1:3],
@@ -352,7 +355,7 @@ def _winograd_chain(layer: keras.layers.Conv2D, graph: _Graph) -> _Chain:
     others = [] if norm is None else [norm]
     has_relu = layer.activation is keras.activations.relu
     after = graph.reader(norm or layer)
-    if not has_relu and _is_relu(after):
+    if not has_relu and _is_relu(after) and after.compute_dtype == layer.compute_dtype:
         others.append(after)
         has_relu = True
     weights, shift = _folded(layer, norm)
@@ -378,10 +381,10 @@ def _is_suitable(layer: keras.layers.Conv2D) -> bool:
 def _is_relu(one: Operation | None) -> bool:
     """Whether an operation is max(x, 0) and nothing else: other layers too have an
     `activation`, after what they compute."""
-    if isinstance(one, keras.layers.ReLU):
+    if type(one) is keras.layers.ReLU:
         return one.max_value is None and not (one.negative_slope or one.threshold)
     return (
-        isinstance(one, keras.layers.Activation)
+        type(one) is keras.layers.Activation
         and one.activation is keras.activations.relu
     )
 
