@@ -311,6 +311,9 @@ def test_what_is_rewritten_may_be_rewritten_again():
         lambda: convolution(dtype="mixed_bfloat16"),
         depthwise,
         lambda: keras.layers.SeparableConv2D(FILTERS, 3),
+        # Of rows, of columns and channels.
+        lambda: keras.layers.Normalization(axis=1, mean=[0.5] * 15, variance=[2] * 15),
+        lambda: keras.layers.Rescaling(np.ones(SHAPE[1:])),
     ],
 )
 def test_others_are_left_alone(layer):
@@ -329,6 +332,14 @@ def test_others_are_left_alone(layer):
 def test_what_computes_in_another_dtype_is_kept(first, then):
     network = build(first(), then())
     assert rewrite(network, cpu=True).layers[-1] is network.layers[-1]
+
+
+def test_pixels_may_be_bytes():
+    inputs = keras.Input((5, 4, 3), dtype="uint8")
+    network = keras.Model(inputs, keras.layers.Rescaling(1 / 255, -0.5)(inputs))
+    pixels = np.random.default_rng(2).integers(0, 256, (2, 5, 4, 3), np.uint8)
+    found = run(rewrite(network, cpu=True), pixels).numpy()
+    assert difference(found, network(pixels).numpy()) < 1e-6
 
 
 def test_a_normalisation_before_a_residual_sum_is_folded():

@@ -162,7 +162,7 @@ class _Scale(keras.layers.Layer):
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
 def _scale(x: tf.Tensor, factor: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
-    return x * factor + added
+    return tf.cast(x, factor.dtype) * factor + added  # of pixels in bytes too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -402,6 +402,8 @@ def _scaling_chain(first: keras.layers.Layer, graph: _Graph) -> Iterator[_Chain]
     made = [np.full((1, 1, 1, shape[-1]), value, np.float32) for value in (0, _LARGE)]
     for one in layers:
         made = [keras.ops.convert_to_numpy(one(values)) for values in made]
+    if made[0].shape != (1, 1, 1, shape[-1]):  # each place by numbers of its own
+        return
     zeros, large = (values.reshape(-1).astype(np.float64) for values in made)
     scale = _Scale((large - zeros) / _LARGE, zeros, name=first.name)
     yield _Chain(first, scale, tuple(layers[1:]))
