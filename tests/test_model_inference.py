@@ -342,18 +342,35 @@ def test_pixels_may_be_bytes():
     assert difference(found, network(pixels).numpy()) < 1e-6
 
 
-def test_a_normalisation_before_a_residual_sum_is_folded():
+class OwnInitializer(keras.initializers.Initializer):
+    """One that Keras does not find by its name."""
+
+    def __call__(self, shape, dtype=None):
+        return keras.ops.ones(shape, dtype)
+
+
+def residual(**options):
     inputs = keras.Input(SHAPE)
-    x = norm()(keras.layers.Conv2D(SHAPE[-1], 1)(inputs))
-    network = keras.Model(inputs, relu()(keras.layers.Add()([inputs, x])))
-    for variable in network.variables:
-        variable.assign(np.random.default_rng(0).uniform(0.1, 1, variable.shape))
+    x = norm(dtype=options.get("dtype"))(
+        keras.layers.Conv2D(SHAPE[-1], 1, **options)(inputs)
+    )
+    return with_values(keras.Model(inputs, relu()(keras.layers.Add()([inputs, x]))))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"kernel_initializer": OwnInitializer()}, {"lora_rank": 2}]
+)
+def test_a_normalisation_before_a_residual_sum_is_folded(options):
+    network = residual(**options)
     fast = rewrite(network, cpu=True)
     kinds = [type(layer).__name__ for layer in fast.layers]
     assert kinds == ["InputLayer", "Conv2D", "Add", "Activation"]
-    images = normal_values((2, *SHAPE), seed=3)
-    expected = network(images, training=False).numpy()
-    assert difference(run(fast, images).numpy(), expected) < 1e-5
+    assert_same(fast, network)
+
+
+def test_before_a_residual_sum_only_float32_is_folded():
+    network = residual(dtype="mixed_bfloat16")
+    assert rewrite(network, cpu=True) is network
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,6 @@ KNOWN = {
     ("model/fit.py", "clone_model"),
     ("model/fit.py", "from_config"),
     ("model/inference.py", "clone_model"),
-    ("model/inference.py", "from_config"),
 }
 
 

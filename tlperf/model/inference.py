@@ -336,7 +336,8 @@ def _residual_chain(layer: keras.layers.Conv2D, graph: _Graph) -> Iterator[_Chai
     """A convolution whose normalised outputs are added to others and rectified: with
     nothing but a bias between, TensorFlow does all of that in the convolution."""
     norm = _norm_after(layer, graph)
-    if norm is None or layer.data_format != "channels_last":
+    is_plain = layer.data_format == "channels_last" and layer.compute_dtype == "float32"
+    if norm is None or not is_plain:
         return
     added = graph.reader(norm)
     if not isinstance(added, keras.layers.Add):
@@ -344,7 +345,19 @@ def _residual_chain(layer: keras.layers.Conv2D, graph: _Graph) -> Iterator[_Chai
     relu = graph.reader(added)
     if not _is_relu(relu):
         return
-    made = keras.layers.Conv2D.from_config({**layer.get_config(), "use_bias": True})
+    # Not from its configuration: that also says how its variables are made and trained.
+    made = keras.layers.Conv2D(
+        layer.filters,
+        layer.kernel_size,
+        strides=layer.strides,
+        padding=layer.padding,
+        data_format=layer.data_format,
+        dilation_rate=layer.dilation_rate,
+        groups=layer.groups,
+        kernel_initializer="zeros",
+        dtype=layer.dtype_policy,
+        name=layer.name,
+    )
     made.build(graph.input_of(layer).shape)
     made.set_weights(_folded(layer, norm))
     yield _Chain(layer, made, (norm,))
