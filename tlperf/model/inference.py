@@ -24,6 +24,7 @@ import numpy as np
 import tensorflow as tf
 from keras import Operation
 
+from tlperf.model.graph import Graph, count_calls
 from tlperf.model.winograd import TAPS, convolve, transform_kernel
 
 # Of channels; with fewer, sums take what products save. On two cores 64 to 64 channels
@@ -47,7 +48,7 @@ def rewrite(model: keras.Model, *, cpu: bool) -> keras.Model:
     """
     replaced: dict[int, Operation] = {}
     dropped: set[int] = set()
-    for chain in _find_chains(model, _count_calls(model), cpu=cpu):
+    for chain in _find_chains(model, count_calls(model), cpu=cpu):
         replaced[id(chain.first)] = chain.layer
         dropped |= {id(one) for one in chain.others}
     if not replaced:
@@ -180,75 +181,12 @@ class _Chain:
     others: tuple[Operation, ...]
 
 
-class _Graph:
-    """The calls of a functional model: its layers may be called in others too, and
-    their own `input` and `output` are those of the first call of all.
-
-    Args:
-        model: whose calls.
-        counts: from `_count_calls`, of all that is rewritten.
-    """
-
-    def __init__(self, model: keras.Model, counts: Counter[int]):
-        nodes = _list_nodes(model)
-        # Of operations that are called once.
-        self._nodes = {
-            id(node.operation): node
-            for node in nodes
-            if counts[id(node.operation)] == 1
-        }
-        self._makers = {id(x): node.operation for node in nodes for x in node.outputs}
-        self._readers: dict[int, list[Operation]] = {}
-        for node in nodes:
-            for x in node.input_tensors:
-                self._readers.setdefault(id(x), []).append(node.operation)
-        self._kept = {id(x) for x in model.outputs}
-
-    def has_once(self, one: Operation) -> bool:
-        """Whether an operation is called here, and nowhere else that counts."""
-        return id(one) in self._nodes
-
-    def input_of(self, one: Operation) -> keras.KerasTensor:
-        """What it reads, the first where it reads several."""
-        return self._nodes[id(one)].input_tensors[0]
-
-    def maker(self, one: Operation) -> Operation | None:
-        """What makes its input for it alone, where that is called once."""
-        maker = self._makers.get(id(self.input_of(one)))
-        is_alone = self.has_once(maker) and self.reader(maker) is one
-        return maker if is_alone else None
-
-    def reader(self, one: Operation) -> Operation | None:
-        """What alone reads its output, where that is called once."""
-        output = id(self._nodes[id(one)].outputs[0])
-        reader, *more = self._readers.get(output, [None])
-        is_alone = not more and output not in self._kept
-        return reader if is_alone and self.has_once(reader) else None
-
-
-def _list_nodes(model: keras.Model) -> list[Any]:
-    """What a functional model calls, with what and what for, call by call."""
-    return [node for nodes in model._nodes_by_depth.values() for node in nodes]
-
-
-def _count_calls(model: keras.Model) -> Counter[int]:
-    """How often an operation is called in a model and those in it, by its id."""
-    called = model.layers
-    if isinstance(model, keras.Function):
-        called = [node.operation for node in _list_nodes(model)]
-    counts = Counter(map(id, called))
-    for layer in model.layers:
-        if isinstance(layer, keras.Model):
-            counts += _count_calls(layer)
-    return counts
-
-
 def _find_chains(
     model: keras.Model, counts: Counter[int], *, cpu: bool
 ) -> Iterator[_Chain]:
     if not isinstance(model, keras.Function):  # nothing of it can be dropped
         return
-    graph = _Graph(model, counts)
+    graph = Graph(model, counts)
     scaled: set[int] = set()
     for one in model.operations:
         kind = type(one)
@@ -269,7 +207,7 @@ def _find_chains(
 
 
 def _norm_after(
-    layer: keras.layers.Layer, graph: _Graph
+    layer: keras.layers.Layer, graph: Graph
 ) -> keras.layers.BatchNormalization | None:
     """A normalisation of a convolution's channels, which reads it alone."""
     norm = graph.reader(layer)
@@ -296,23 +234,21 @@ def _folded(
 
 
 def _depthwise_chain(
-    layer: keras.layers.DepthwiseConv2D, graph: _Graph
+    layer: keras.layers.DepthwiseConv2D, graph: Graph
 ) -> Iterator[_Chain]:
     norm = _norm_after(layer, graph)
     if norm is None or layer.data_format != "channels_last":
         return
     padding, others = layer.padding, [norm]
     before = graph.maker(layer)
-    if before is not None and _is_same(before, layer, graph):
+    if _is_same(before, layer, graph):
         padding = "same"
         others.append(before)
     made = _DepthwiseConv2D(layer, *_folded(layer, norm), padding=padding)
     yield _Chain(layer, made, tuple(others))
 
 
-def _is_same(
-    before: Operation, layer: keras.layers.DepthwiseConv2D, graph: _Graph
-) -> bool:
+def _is_same(before: Any, layer: keras.layers.DepthwiseConv2D, graph: Graph) -> bool:
     """Whether zeros and a "valid" convolution are what TensorFlow calls "same"."""
     if type(before) is not keras.layers.ZeroPadding2D or layer.padding != "valid":
         return False
@@ -332,7 +268,7 @@ def _is_same(
     return tuple(needed) == tuple(tuple(one) for one in before.padding)
 
 
-def _residual_chain(layer: keras.layers.Conv2D, graph: _Graph) -> Iterator[_Chain]:
+def _residual_chain(layer: keras.layers.Conv2D, graph: Graph) -> Iterator[_Chain]:
     """A convolution whose normalised outputs are added to others and rectified: with
     nothing but a bias between, TensorFlow does all of that in the convolution."""
     norm = _norm_after(layer, graph)
@@ -363,7 +299,7 @@ def _residual_chain(layer: keras.layers.Conv2D, graph: _Graph) -> Iterator[_Chai
     yield _Chain(layer, made, (norm,))
 
 
-def _winograd_chain(layer: keras.layers.Conv2D, graph: _Graph) -> _Chain:
+def _winograd_chain(layer: keras.layers.Conv2D, graph: Graph) -> _Chain:
     norm = _norm_after(layer, graph)
     others = [] if norm is None else [norm]
     has_relu = layer.activation is keras.activations.relu
@@ -391,7 +327,7 @@ def _is_suitable(layer: keras.layers.Conv2D) -> bool:
     )
 
 
-def _is_relu(one: Operation | None) -> bool:
+def _is_relu(one: Any) -> bool:
     """Whether an operation is max(x, 0) and nothing else: other layers too have an
     `activation`, after what they compute."""
     if type(one) is keras.layers.ReLU:
@@ -402,7 +338,7 @@ def _is_relu(one: Operation | None) -> bool:
     )
 
 
-def _scaling_chain(first: keras.layers.Layer, graph: _Graph) -> Iterator[_Chain]:
+def _scaling_chain(first: keras.layers.Layer, graph: Graph) -> Iterator[_Chain]:
     """Layers that scale channels one after the other, seen by what they make of zeros
     and of a number so large that little is lost in the difference."""
     shape = graph.input_of(first).shape
