@@ -288,6 +288,29 @@ def test_layers_may_be_called_elsewhere_too(connect, count):
     assert_same(fast, network)
 
 
+def test_layers_may_be_called_with_keywords():
+    inputs = keras.Input(SHAPE)
+    x = keras.layers.Rescaling(0.5)(inputs=inputs)
+    x = norm()(inputs=depthwise()(inputs=x), training=False)
+    x = relu()(inputs=norm()(inputs=convolution()(inputs=x)))
+    network = with_values(keras.Model(inputs, x))
+    fast = rewrite(network, cpu=True)
+    assert len(fast.layers) == 4
+    assert_same(fast, network)
+
+
+def test_a_layers_data_format_is_its_own():
+    """Whatever Keras takes by default by now."""
+    network = build(depthwise(), norm())
+    keras.config.set_image_data_format("channels_first")
+    try:
+        fast = rewrite(network, cpu=True)
+        assert len(fast.layers) == 2
+        assert_same(fast, network)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 def test_what_is_rewritten_may_be_rewritten_again():
     """Its layers were first called in the network that it is made of."""
     inputs = keras.Input(SHAPE)

@@ -55,7 +55,9 @@ def rewrite(model: keras.Model, *, cpu: bool) -> keras.Model:
         return model
 
     def call(operation: Operation, *args: Any, **kwargs: Any) -> Any:
-        return args[0] if id(operation) in dropped else operation(*args, **kwargs)
+        if id(operation) in dropped:
+            return args[0] if args else kwargs["inputs"]
+        return operation(*args, **kwargs)
 
     return keras.models.clone_model(
         model,
@@ -108,9 +110,9 @@ class _WinogradConv2D(keras.layers.Layer):
         self._shift, self._relu = shift.astype(np.float32), relu
         self._border = TAPS // 2 if padding == "same" else 0
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return convolve(
-            x,
+            inputs,
             self._transformed,
             border=self._border,
             shift=self._shift,
@@ -140,14 +142,15 @@ class _DepthwiseConv2D(keras.layers.Layer):
         self._options = {
             "strides": layer.strides,
             "padding": padding,
+            "data_format": layer.data_format,
             "dilation_rate": layer.dilation_rate,
         }
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         kernel, shift = (
             keras.ops.cast(one, self.compute_dtype) for one in self._arrays
         )
-        return keras.ops.depthwise_conv(x, kernel, **self._options) + shift
+        return keras.ops.depthwise_conv(inputs, kernel, **self._options) + shift
 
 
 class _Scale(keras.layers.Layer):
@@ -157,8 +160,8 @@ class _Scale(keras.layers.Layer):
         super().__init__(dtype="float32", name=name)
         self._factor, self._added = (x.astype(np.float32) for x in (factor, added))
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        return _scale(x, self._factor, self._added)
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return _scale(inputs, self._factor, self._added)
 
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
