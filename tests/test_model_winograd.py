@@ -53,3 +53,23 @@ def test_it_is_as_exact_as_a_direct_convolution():
     direct = difference(tf.nn.conv2d(x, weights, 1, "SAME").numpy(), exact)
     found = convolve(tf.constant(x), transform_kernel(weights), border=1)
     assert difference(found.numpy(), exact) < 2 * direct
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("relu", [False, True])
+def test_what_is_no_number_spoils_its_tiles_and_no_others(value, relu):
+    x, weights = (
+        normal_values((1, 16, 16, 3)),
+        normal_values((3, 3, 3, 2), seed=1),
+    )
+    direct = tf.nn.conv2d(x, weights, 1, "SAME").numpy()
+    x[0, 8, 8, 1] = value
+    found = convolve(
+        tf.constant(x), transform_kernel(weights), border=1, relu=relu
+    ).numpy()
+    if relu:
+        direct = np.maximum(direct, 0)
+    is_far = np.ones(found.shape, bool)
+    is_far[:, 4:12, 4:12] = False
+    np.testing.assert_allclose(found[is_far], direct[is_far], atol=1e-5)
+    assert np.isnan(found[:, 8:10, 8:10]).all()

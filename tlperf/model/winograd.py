@@ -67,6 +67,10 @@ def convolve(
 ) -> tf.Tensor:
     """A convolution of stride 1.
 
+    Its errors are relative to the largest of a tile's 36 inputs, those of a direct one
+    to the largest of 9: an input that is infinite, or beyond 1e37, may leave no number
+    in its tiles.
+
     Args:
         x: float32 [B, H, W, C], of a known shape.
         kernel: from `transform_kernel`.
