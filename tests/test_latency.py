@@ -1,6 +1,7 @@
 """The protocols on a small real network, and work that is faked and found out."""
 
 import dataclasses
+import gc
 import itertools
 import json
 import math
@@ -332,6 +333,27 @@ def test_the_graph_is_the_networks_and_its_weights_are_constants(two_cpus, subje
         np.testing.assert_array_equal(loaded.run(loaded.place(images)), before)
     finally:
         kernel.assign(kernel - 1.0)
+
+
+def test_what_was_loaded_leaves_no_kernels_behind(two_cpus):
+    """Though the network, which is loaded for each cell, remembers its calls."""
+    # Channels as no other test has.
+    inputs = tf.keras.Input((8, 8, 52))
+    x = tf.keras.layers.MaxPooling2D()(tf.keras.layers.Conv2D(68, 3)(inputs))
+    network = tf.keras.Model(inputs, x)
+    images = np.ones((2, 8, 8, 52), np.float32)
+
+    def count_kernels():
+        gc.collect()
+        tensors = [one for one in gc.get_objects() if isinstance(one, tf.Tensor)]
+        return sum(one.shape == (36, 52, 68) for one in tensors)
+
+    loaded = RUNTIMES[Runtime.TF](network, images.shape, two_cpus)
+    assert loaded.winograd == 1
+    assert loaded.run(images).shape == (2, 3, 3, 68)
+    assert count_kernels() > 0
+    del loaded
+    assert count_kernels() == 0
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,16 @@ def count_winograd(model: keras.Model) -> int:
     )
 
 
+def release_constants(model: keras.Model) -> None:
+    """Lets go of the kernels of a rewritten network that has been traced: the graph
+    has them, and the layers that stay remember the network as long as they live."""
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            release_constants(layer)
+        elif isinstance(layer, _WinogradConv2D):
+            layer.release()
+
+
 def _fold_statistics(
     norm: keras.layers.BatchNormalization,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -118,6 +128,10 @@ class _WinogradConv2D(keras.layers.Layer):
             shift=self._shift,
             relu=self._relu,
         )
+
+    def release(self) -> None:
+        """It is not called again."""
+        del self._transformed
 
     def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         less = TAPS - 1 - 2 * self._border
