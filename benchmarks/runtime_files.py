@@ -71,7 +71,7 @@ def load_model(backbone: str, folder: pathlib.Path) -> keras.Model:
     model = build_imagenet_model(spec)
     model.load_weights(folder / WEIGHTS)
     # Keras exports by hand what was called before.
-    model(float_images(1, spec.native_size, SEED), training=False)
+    model(float_images(1, spec.native_size, spec.normalisation, SEED), training=False)
     return model
 
 

@@ -190,7 +190,7 @@ def measure_sides(backbone: str, rounds: int, folder: pathlib.Path) -> dict[str,
     spec = find_backbone(backbone)
     model = load_model(backbone, folder)
     subject = Subject(spec, IMAGENET, model, spec.native_size, spec.normalisation)
-    images = float_images(BATCH_SIZE, spec.native_size, SEED)
+    images = float_images(BATCH_SIZE, spec.native_size, spec.normalisation, SEED)
     take_files(folder)
     sides = make_sides(Setup(subject, images, compute, folder))
     differences = check_outputs(sides, np.asarray(model(images, training=False)))

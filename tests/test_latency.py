@@ -321,9 +321,25 @@ def test_preprocessing_inside_is_the_device_half(two_cpus, normalisation):
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)
 
 
+@pytest.mark.parametrize("normalisation", [CAFFE_MODE, RAW_PIXELS, TF_MODE])
+def test_every_protocol_gives_a_network_the_same_images(
+    two_cpus, subjects, normalisation
+):
+    """Pixels or preprocessed: the weights are chosen so that it tells these apart."""
+    outputs = []
+    for protocol in set(Protocol) - {Protocol.TRAIN_STEP}:
+        subject = subjects.find(make_cell(protocol))
+        subject = dataclasses.replace(subject, normalisation=normalisation)
+        timed = PROTOCOLS[protocol](subject, 2, two_cpus)
+        assert timed.reference is not None
+        outputs.append(timed.reference(timed.make_images(3)))
+    for output in outputs[1:]:
+        np.testing.assert_allclose(output, outputs[0], rtol=1e-4, atol=1e-6)
+
+
 def test_the_graph_is_the_networks_and_its_weights_are_constants(two_cpus, subject):
     loaded = RUNTIMES[Runtime.TF](subject.model, (2, 32, 32, 3), two_cpus)
-    images = protocols.float_images(2, 32, seed=3)
+    images = protocols.float_images(2, 32, subject.normalisation, seed=3)
     expected = subject.model(images, training=False)
     np.testing.assert_allclose(loaded.run(images), expected, rtol=1e-5, atol=1e-7)
     kernel = subject.model.get_layer("conv1").kernel

@@ -25,6 +25,7 @@ from tlperf.latency.timer import Clock, Keep, Steps, repeat
 from tlperf.model.build import Classifier
 from tlperf.model.deploy import with_preprocessing
 from tlperf.model.optimizer import build_optimizer
+from tlperf.model.preprocess import normalise
 from tlperf.model.steps import StepConfig, build_train_step
 from tlperf.reference.backbones import BackboneSpec, Normalisation
 
@@ -86,10 +87,14 @@ class Timed:
     lead: int = 0
 
 
-def float_images(batch_size: int, image_size: int, seed: int) -> np.ndarray:
-    """Preprocessed pixels: float32 [B, S, S, 3] in [-1, 1]; see `pixel_images`."""
-    pixels = pixel_images(batch_size, image_size, seed)
-    return pixels.astype(np.float32) / 127.5 - 1
+def float_images(
+    batch_size: int, image_size: int, normalisation: Normalisation, seed: int
+) -> np.ndarray:
+    """Preprocessed pixels: float32 [B, S, S, 3], those of `pixel_images` as a network
+    of that normalisation expects them."""
+    with tf.device("CPU:0"):  # the host's memory
+        pixels = tf.constant(pixel_images(batch_size, image_size, seed))
+        return normalise(pixels, normalisation).numpy()
 
 
 def pixel_images(batch_size: int, image_size: int, seed: int) -> np.ndarray:
@@ -157,7 +162,9 @@ def prepare_keras_predict(
         return steps
 
     return Timed(
-        make_images=lambda seed: float_images(batch_size, subject.image_size, seed),
+        make_images=functools.partial(
+            float_images, batch_size, subject.image_size, subject.normalisation
+        ),
         place=place,
         steps=steps_on,
         traces=lambda: model.predict_function.experimental_get_tracing_count(),
@@ -217,7 +224,9 @@ def prepare_compiled(
     return _time_loaded(
         subject.model,
         loaded,
-        make_images=functools.partial(float_images, batch_size, subject.image_size),
+        make_images=functools.partial(
+            float_images, batch_size, subject.image_size, subject.normalisation
+        ),
         place=loaded.place,
         clock=clock,
     )

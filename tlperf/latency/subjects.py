@@ -37,7 +37,9 @@ def build_imagenet_subject(spec: BackboneSpec, precision: str) -> Subject:
     """
     with dtype_policy(precision):
         model = build_imagenet_model(spec)
-    spread_outputs(model, float_images(_SPREAD_IMAGES, spec.native_size, SEED))
+    # As each protocol gives it: images of another scale it would not tell apart.
+    images = float_images(_SPREAD_IMAGES, spec.native_size, spec.normalisation, SEED)
+    spread_outputs(model, images)
     return Subject(spec, IMAGENET, model, spec.native_size, spec.normalisation)
 
 
