@@ -7,6 +7,7 @@ import pytest
 
 from tests.compared import Compared, write_predictions, write_workdir
 from tests.ledger_rows import latency_run
+from tlperf.core.choices import Preset
 from tlperf.core.files import append_json_line
 from tlperf.reporting.comparison import (
     compare_workdirs,
@@ -56,6 +57,22 @@ def test_paired_accuracies(tmp_path, first, second, alone, p, verdict):
         low, high = row["difference_interval"]
         assert (low > 0 or high < 0) == (verdict in ("better", "worse"))
         assert low <= row["difference"] <= high
+
+
+@pytest.mark.parametrize("quick", [(True, True), (True, False), (False, True)])
+def test_smoke_runs_are_not_compared(tmp_path, quick):
+    """As in the ledger; what was measured stands there all the same."""
+    first, second = (Preset.QUICK if one else Preset.PAPER for one in quick)
+    result = compared(
+        tmp_path,
+        Compared(preset=first),
+        Compared(preset=second, wrong=Wrong(range(9)), scale=2.0),
+    )
+    (row,), (timed,) = result["accuracies"], result["latencies"]
+    assert row["verdict"] == timed["verdict"] == "not comparable: smoke run"
+    assert (row["p"], row["difference"], timed["ratio"]) == (None, None, None)
+    assert (row["first_accuracy"], row["second_accuracy"]) == (1.0, 0.91)
+    assert timed["second_p50_ms"] == 2 * timed["first_p50_ms"]
 
 
 def test_order_of_predictions_is_no_matter(tmp_path):

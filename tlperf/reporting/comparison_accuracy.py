@@ -8,8 +8,8 @@ only one of them got right. The verdict is on the second, beside the first:
 - `equal`: the same images are right;
 - `within noise`: the exact two-sided p is above 0.05;
 - `better`, `worse`: it is not;
-- `not comparable: WHY`: test images or labels are others, or an evaluation left no
-  predictions;
+- `not comparable: WHY`: a run was a smoke run, test images or labels are others, or an
+  evaluation left no predictions;
 - `not measured`: an evaluation is missing.
 """
 
@@ -25,6 +25,7 @@ from tlperf.reporting.comparison_inputs import (
     read_answers,
 )
 from tlperf.reporting.document import NOT_MEASURED
+from tlperf.reporting.readings import SMOKE
 from tlperf.reporting.rows import finite
 from tlperf.reporting.verdicts import (
     BETTER,
@@ -61,6 +62,12 @@ def compare_accuracy(first: Workdir, second: Workdir, backbone: str) -> dict[str
     for workdir in (first, second):
         if not workdir.results(backbone).evaluate:
             return {**row, "verdict": NOT_MEASURED}
+    if any(
+        workdir.results(backbone).is_smoke(stage)
+        for workdir in (first, second)
+        for stage in ("train", "evaluate")
+    ):
+        return {**row, "verdict": not_comparable(SMOKE)}
     try:
         answers = [read_answers(workdir, backbone) for workdir in (first, second)]
     except UnfitAnswersError as error:

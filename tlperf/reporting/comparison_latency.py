@@ -18,7 +18,7 @@ from tlperf.core.differences import ratio_interval
 from tlperf.core.statistics import median
 from tlperf.reporting.comparison_inputs import Workdir
 from tlperf.reporting.document import NOT_MEASURED
-from tlperf.reporting.readings import listed
+from tlperf.reporting.readings import SMOKE, listed
 from tlperf.reporting.rows import Row, finite, invalid_text, is_valid
 from tlperf.reporting.verdicts import EQUAL, judge_edges, not_comparable
 
@@ -88,6 +88,10 @@ def _compare(
         missing = first if left is None else second
         return {**row, "verdict": NOT_MEASURED, "note": f"not in {missing.label}"}
     row["note"] = "; ".join(_find_notes(left, right))
+    if any(
+        workdir.results(backbone).is_smoke("latency") for workdir in (first, second)
+    ):
+        return {**row, "verdict": not_comparable(SMOKE)}
     return {**row, **_judge((first.label, left), (second.label, right))}
 
 
