@@ -9,13 +9,16 @@ What a browser alone can tell: what is asked for, what overflows, how it is draw
 
 import pathlib
 import shutil
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.compared import Compared, write_workdir
 from tests.test_reporting_rows import Case, write_pictures, write_rows
 from tlperf.core.choices import Preset
+from tlperf.reporting.comparison import write_comparison
 from tlperf.reporting.report import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -79,4 +82,55 @@ document.documentElement.scrollWidth - document.documentElement.clientWidth
 """
 _BROKEN_IMAGES = """
 Array.from(document.images).filter(image => !image.naturalWidth).length
+"""
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="no poppler-utils")
+@pytest.mark.parametrize("kind", ["report", "comparison"])
+def test_no_printed_page_ends_with_a_heading(
+    browser: Any, address: str, tmp_path: pathlib.Path, kind: str
+):
+    """Nor with the name of a table or of photographs. A comparison's tables are wide,
+    each on pages of another kind than the text before it."""
+    page = browser.new_page()
+    page.goto(address if kind == "report" else _compare(tmp_path))
+    titles = [" ".join(title.split()) for title in page.evaluate(_TITLES)]
+    page.pdf(path=tmp_path / "page.pdf", prefer_css_page_size=True)
+    page.close()
+    command = ["pdftotext", "-layout", str(tmp_path / "page.pdf"), "-"]
+    text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    pages = [
+        [" ".join(line.split()) for line in one.splitlines() if line.strip()]
+        for one in text.split("\f")
+    ]
+    assert len(pages) > 3
+    lonely = [
+        lines[-1]
+        for lines in pages
+        if lines and any(_is_end(lines[-1], title) for title in titles)
+    ]
+    assert lonely == []
+    for lines in pages:  # a short table is on one, with its notes
+        begun = [line for line in lines if "Classification report of" in line]
+        ended = [line for line in lines if line.startswith("Verdict on the acc")]
+        assert len(begun) == len(ended), lines[0]
+
+
+def _compare(workdir: pathlib.Path) -> str:
+    paths = [
+        str(write_workdir(workdir / name, Compared(epochs=epochs)))
+        for name, epochs in (("w1", 10), ("w2", 3))
+    ]
+    written = write_comparison(paths, workdir / "c")
+    return pathlib.Path(written["comparison"]).as_uri()
+
+
+def _is_end(line: str, title: str) -> bool:
+    """Whether a line is a title, or the last of its lines."""
+    return line == title or (len(line) > 9 and title.endswith(line))
+
+
+_TITLES = """
+Array.from(document.querySelectorAll("h2, h3, .title, caption"))
+  .map(element => element.textContent)
 """
