@@ -172,6 +172,16 @@ def test_tables(full: pathlib.Path, table: int, published: tuple[str, ...]):
     assert f">Table {table}. " in read_report(full)["index.html"]
 
 
+def test_published_scores_are_in_full_in_their_own_tables_alone(full: pathlib.Path):
+    markdown = read_report(full)["report.md"]
+    summary = markdown.partition("## Summary")[2].partition("\n## ")[0]
+    assert "| EfficientNetB0 | 0.9600 | 0.9360 to 0.9752 | 0.4938 | +0.466 |" in summary
+    # Table 11, and the ledger's.
+    assert markdown.count("0.4937500059604645") == 2
+    why = markdown.partition("## Why ResNet50")[2].partition("\n## ")[0]
+    assert "| ResNet50 | 0.6237 |" in why
+
+
 def test_ledger_file(full: pathlib.Path):
     figures = json.loads(read_report(full)["paper.json"])["figures"]
     assert len(figures) == len(FIGURES) == 192

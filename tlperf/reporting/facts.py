@@ -31,7 +31,7 @@ from tlperf.reporting.study_tables import (
     format_fact,
     format_interval,
     format_measured,
-    format_published,
+    format_published_score,
 )
 from tlperf.reporting.timed_cells import format_ms, measured_protocols, timed_on
 
@@ -76,7 +76,7 @@ def _summary_row(
         results.title,
         format_measured("accuracy", accuracy),
         format_interval(results),
-        format_published(entry.figure) if entry else NOT_AVAILABLE,
+        format_published_score(entry),
         format_difference(entry),
         format_weights(train),
         str(len(results.epochs)) if train else NOT_MEASURED,

@@ -31,7 +31,7 @@ from tlperf.reporting.study_tables import (
     Ledger,
     find_entry,
     format_measured,
-    format_published,
+    format_published_score,
 )
 
 FAILED = ("resnet50", "efficientnetb0")
@@ -97,8 +97,7 @@ def _accuracies(ledger: Ledger) -> dict[str, str]:
     found = {}
     for name in (*FAILED, "vgg16", "inceptionv3"):
         entry = find_entry(ledger, "Table 11", name, "accuracy")
-        value = finite(entry.figure.value) if entry else None
-        found[name] = format_number(value, 4)
+        found[name] = format_published_score(entry)
     return found
 
 
@@ -143,9 +142,9 @@ def _overview(run: RunRows, ledger: Ledger) -> Table:
     rows = [
         (
             results.title,
-            format_published(entry.figure)
-            if (entry := find_entry(ledger, "Table 11", results.name, "accuracy"))
-            else NOT_AVAILABLE,
+            format_published_score(
+                find_entry(ledger, "Table 11", results.name, "accuracy")
+            ),
             name_preprocessing(_EXPECTED.get(results.name, NOT_AVAILABLE)),
             format_weights(results.preprocess),
             _describe_verdict(_find_verdict(results.preprocess, _STUDY)),

@@ -59,6 +59,12 @@ def format_measured(column: str, value: Value | None) -> str:
     return _MEASURED.get(column, str)(value)
 
 
+def format_published_score(entry: Entry | None) -> str:
+    """A published score in a summary: 4 decimals, as what is measured has."""
+    value = finite(entry.figure.value) if entry else None
+    return format_number(value, 4)
+
+
 def format_difference(entry: Entry | None) -> str:
     """The difference with its sign, or why there is none."""
     if entry is None:
