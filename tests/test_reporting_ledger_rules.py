@@ -71,13 +71,17 @@ def test_smoke_rows_are_not_compared():
 def test_what_else_than_chance_is_behind_a_difference():
     one = accuracy(golden_rows(), "xception")
     assert one["note"] == (
-        "400 test images, not the study's 800; batch size 16, not 32; epochs 3, not 10"
+        "400 test images, not the study's 800; batch size 16, not 32; epochs 3, not "
+        "10; normalisation tf (-1 to 1), the study's is most plausibly x/255"
     )
     one = accuracy(golden_rows(), "resnet50")
     assert "learning rate 0.001, not 5e-05; optimiser Adagrad, not Adam" in one["note"]
     assert "one normalisation for all six" in one["note"]
     alone = accuracy([row("evaluate", "vgg16", evaluated())])
     assert "how it was trained is not known" in alone["note"]
+    same = trained("vgg16", preprocess="paper")
+    rows = [row("train", "vgg16", same), row("evaluate", "vgg16", evaluated())]
+    assert "normalisation" not in accuracy(rows)["note"]
     frozen = trained("vgg16", freeze="all")
     rows = [row("train", "vgg16", frozen), row("evaluate", "vgg16", evaluated())]
     assert "freeze all, not Table 2's" in accuracy(rows)["note"]

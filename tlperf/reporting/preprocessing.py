@@ -9,14 +9,8 @@ concluded.
 
 from collections.abc import Iterator
 
-from tlperf.core.choices import Preprocess
 from tlperf.core.units import NOT_AVAILABLE, format_number
-from tlperf.reference.backbones import (
-    BACKBONES,
-    KERAS_BACKBONES,
-    PAPER_MODE,
-    normalisation_name,
-)
+from tlperf.reference.backbones import BACKBONES
 from tlperf.reporting.document import (
     NOT_MEASURED,
     Block,
@@ -26,6 +20,12 @@ from tlperf.reporting.document import (
     Table,
 )
 from tlperf.reporting.facts import format_weights
+from tlperf.reporting.normalisation import (
+    EXPECTED,
+    STUDY_NORMALISATION,
+    name_preprocessing,
+    used_normalisation,
+)
 from tlperf.reporting.rows import BackboneRows, Row, RunRows, child, finite
 from tlperf.reporting.study_tables import (
     Ledger,
@@ -37,25 +37,8 @@ from tlperf.reporting.study_tables import (
 FAILED = ("resnet50", "efficientnetb0")
 TITLE = "Why ResNet50 and EfficientNetB0 failed in the study"
 # The study's own normalisation, as rows call it.
-_STUDY = ("x/255", "paper")
-_WORDS = {
-    "tf": "-1 to 1",
-    "caffe": "BGR minus the mean",
-    "torch": "RGB, mean 0 and deviation 1",
-    "raw": "0 to 255",
-    "paper": "x / 255",
-}
-_EXPECTED = {
-    spec.name: normalisation_name(spec.normalisation)
-    for spec in (*BACKBONES, *KERAS_BACKBONES)
-}
+_STUDY = (STUDY_NORMALISATION, "paper")
 _STUDIED = tuple(spec.name for spec in BACKBONES)
-
-
-def name_preprocessing(word: object) -> str:
-    """`tf (-1 to 1)`: a row's word with what it does to pixels, where that is known."""
-    text = str(word)
-    return f"{text} ({_WORDS[text]})" if text in _WORDS else text
 
 
 def preprocessing_section(run: RunRows, ledger: Ledger) -> Section:
@@ -145,11 +128,11 @@ def _overview(run: RunRows, ledger: Ledger) -> Table:
             format_published_score(
                 find_entry(ledger, "Table 11", results.name, "accuracy")
             ),
-            name_preprocessing(_EXPECTED.get(results.name, NOT_AVAILABLE)),
+            name_preprocessing(EXPECTED.get(results.name, NOT_AVAILABLE)),
             format_weights(results.preprocess),
             _describe_verdict(_find_verdict(results.preprocess, _STUDY)),
             name_preprocessing(results.preprocess.get("best", NOT_MEASURED)),
-            name_preprocessing(_used(results)),
+            name_preprocessing(used_normalisation(results) or NOT_MEASURED),
             format_measured("accuracy", finite(results.evaluate.get("accuracy"))),
         )
         for results in run.backbones
@@ -163,14 +146,6 @@ def _overview(run: RunRows, ledger: Ledger) -> Table:
     return Table(
         "What the weights expect, and what they are given", columns, tuple(rows), notes
     )
-
-
-def _used(results: BackboneRows) -> object:
-    """What the training was given. A check may be of another one, that never ended."""
-    word = results.train.get("preprocess")
-    if word == Preprocess.PAPER:
-        return normalisation_name(PAPER_MODE)
-    return _EXPECTED.get(results.name, word) if word else NOT_MEASURED
 
 
 def _details(run: RunRows) -> Table:

@@ -18,6 +18,11 @@ from tlperf.reference.paper import (
     Value,
     published,
 )
+from tlperf.reporting.normalisation import (
+    STUDY_NORMALISATION,
+    name_preprocessing,
+    used_normalisation,
+)
 from tlperf.reporting.rows import (
     BackboneRows,
     Row,
@@ -257,6 +262,12 @@ def _score_note(results: BackboneRows) -> str:
         value = None if figure is None else _read_table_4(results, figure).value
         if figure is not None and value not in (None, figure.value):
             parts.append(f"{column} {value}, not {figure.value}")
+    used = used_normalisation(results)
+    if used not in (None, STUDY_NORMALISATION):
+        parts.append(
+            f"normalisation {name_preprocessing(used)}, the study's is most plausibly "
+            f"{STUDY_NORMALISATION}"
+        )
     freeze = results.train.get("freeze")
     if freeze not in (None, "paper"):
         parts.append(f"freeze {freeze}, not Table 2's")
