@@ -154,7 +154,9 @@ def _find_addresses(root: Element) -> Iterator[str]:
         for name, value in element.attributes.items():
             if name.startswith("on"):
                 yield f"runs code: {element.tag} {name}"
-            if name in _ADDRESSES and not value.startswith(("#", "data:")):
+            is_link = (element.tag, name) == ("a", "href")  # asks when it is followed
+            own = ("#", "data:", "../") if is_link else ("#", "data:")
+            if name in _ADDRESSES and not value.startswith(own):
                 yield f"external address: {value}"
             yield from _external_styles(value if name == "style" else "")
     for style in root.find_all("style"):

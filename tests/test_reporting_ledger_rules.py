@@ -121,9 +121,10 @@ def test_what_equals_a_rounded_print_says_what_it_is_rounded_from():
 
 
 def test_the_slips_of_the_text_are_told():
+    run = collect_rows([])
     (told,) = (
         block.items
-        for block in ledger_section(build_ledger(collect_rows([]))).blocks[-1:]
+        for block in ledger_section(run, build_ledger(run)).blocks[-1:]
         if isinstance(block, Bullets)
     )
     for word in ("five methods", "refuerzo", "0.74"):
@@ -275,8 +276,9 @@ def test_rows_of_any_shape_give_a_ledger():
 
 
 def test_the_page_has_a_row_a_figure():
-    ledger = build_ledger(collect_rows(golden_rows()))
-    section = ledger_section(ledger)
+    run = collect_rows(golden_rows())
+    ledger = build_ledger(run)
+    section = ledger_section(run, ledger)
     tables = [block for block in section.blocks if hasattr(block, "rows")]
     assert [len(table.rows) for table in tables] == [
         8,  # of the study's counts: two fit VGG16, and Xception

@@ -25,6 +25,7 @@ from tlperf.reporting.plots import draw_confusion, draw_curves, file_stem
 from tlperf.reporting.ranking import name_with_weights
 from tlperf.reporting.readings import layer_ranges
 from tlperf.reporting.rows import WAY_STAGES, BackboneRows, Row, RunRows, child, finite
+from tlperf.reporting.sources import study_source
 from tlperf.reporting.study_tables import (
     Ledger,
     find_entry,
@@ -140,6 +141,10 @@ def split_table(results: BackboneRows, ledger: Ledger) -> Table:
         ("part", "published", "measured", "number, published", "number, measured"),
         tuple(rows),
         tuple(_split_notes(train)),
+        (
+            *((study_source("Table 2"),) if source else ()),
+            *results.sources("train"),
+        ),
     )
 
 
@@ -181,6 +186,7 @@ def _mistakes(results: BackboneRows, evidence: Evidence) -> Iterator[Block]:
             _mistake(results, facts, number, evidence)
             for number, facts in enumerate(worst, 1)
         ),
+        results.sources("evaluate"),
     )
 
 

@@ -6,10 +6,12 @@ section = data_section(run, evidence)
 from tlperf.core.units import NOT_AVAILABLE
 from tlperf.reporting import facts
 from tlperf.reporting.document import Block, Paragraph, Photo, Photos, Section, Table
-from tlperf.reporting.evidence import Evidence
+from tlperf.reporting.evidence import ALBUM_NAME, Evidence
 from tlperf.reporting.readings import STUDY_TEST_IMAGES
 from tlperf.reporting.rows import Row, RunRows, child
+from tlperf.reporting.sources import Source
 
+_ALBUM = (Source(ALBUM_NAME),)
 _STUDY = (
     "The study: 4,000 photos of cats and dogs, split at random into 2,400 for "
     f"training, 800 for validation and {STUDY_TEST_IMAGES} for the test (395 of "
@@ -28,8 +30,12 @@ def data_section(run: RunRows, evidence: Evidence) -> Section:
         )
         album = {}
     shard = run.shard or {**album, **child(album, "counts")}
+    sources = run.shard_sources if run.shard else _ALBUM
     if shard:
-        blocks += [facts.split_table(shard), facts.shard_table(shard)]
+        blocks += [
+            facts.split_table(shard, sources),
+            facts.shard_table(shard, sources),
+        ]
     else:
         blocks.append(Paragraph("Stored data: not measured."))
     refused = _refused_table(album)
@@ -58,7 +64,11 @@ def _refused_table(album: Row) -> Table:
     left_out = count - len(rows)
     notes = [f"{left_out} more are in quarantine.jsonl."] if left_out > 0 else []
     return Table(
-        "Files that are not used", ("file", "reason", "what was found"), rows, (*notes,)
+        "Files that are not used",
+        ("file", "reason", "what was found"),
+        rows,
+        (*notes,),
+        _ALBUM,
     )
 
 
@@ -74,6 +84,7 @@ def _examples(album: Row, evidence: Evidence) -> Photos:
             _example(facts, number, evidence)
             for number, facts in enumerate(album["pictures"], 1)
         ),
+        _ALBUM,
     )
 
 

@@ -75,6 +75,7 @@ def draw_architecture(results: BackboneRows, *, caption: str) -> Plot | None:
         caption=caption,
         svg=_draw(boxes, crossing, left_out=len(blocks) - _MOST_BLOCKS),
         alt=f"{results.title}, from the image down: {_told(boxes, crossing)}",
+        sources=results.sources("train"),
     )
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import re
 
 from tlperf.core.units import NOT_AVAILABLE
+from tlperf.reporting.sources import Source
 
 # Nothing to put beside a published figure, or a stage without a row; `n/a` is a value
 # of our own that a finished stage could not give.
@@ -27,12 +28,14 @@ class Table:
         columns: headings, with units where the column has one.
         rows: cells, as many in each row as there are columns.
         notes: sentences under the table.
+        sources: where its figures come from.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    sources: tuple[Source, ...] = ()
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -61,12 +64,14 @@ class Plot:
         caption: what it shows, and the study's figure it stands beside.
         svg: the whole file, legible on any background.
         alt: its figures in words, for who cannot see it; "" where the caption says all.
+        sources: where its figures come from.
     """
 
     name: str
     caption: str
     svg: str
     alt: str = ""
+    sources: tuple[Source, ...] = ()
 
     @property
     def spoken(self) -> str:
@@ -114,10 +119,17 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True)
 class Photos:
-    """Photographs in rows, under a title."""
+    """Photographs in rows, under a title.
+
+    Attributes:
+        title: above them.
+        photos: in reading order.
+        sources: where what is said of them comes from.
+    """
 
     title: str
     photos: tuple[Photo, ...]
+    sources: tuple[Source, ...] = ()
 
 
 Block = Paragraph | Bullets | Table | Gallery | Photos

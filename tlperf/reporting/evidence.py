@@ -16,7 +16,7 @@ from tlperf.reporting.rows import Row
 
 # Where evaluation and sharding put them; contracts of the design.
 _PICTURES = ("*/mistakes/*.jpg", "examples/*.jpg")
-_ALBUM = pathlib.Path("examples", "examples.json")
+ALBUM_NAME = "examples/examples.json"
 # A small picture has a tenth of it; what is larger is none of ours, and would make the
 # page as large.
 _MOST_BYTES = 1 << 18
@@ -56,7 +56,7 @@ def read_evidence(workdir: str | pathlib.Path) -> Evidence:
             if path.stat().st_size <= _MOST_BYTES:
                 data = path.read_bytes()
                 pictures[files.sha256_bytes(data)] = data
-    return Evidence(pictures, _read_album(root / _ALBUM), read_matrix(root))
+    return Evidence(pictures, _read_album(root / ALBUM_NAME), read_matrix(root))
 
 
 def _read_album(path: pathlib.Path) -> Row:

@@ -16,6 +16,7 @@ from tlperf.core.units import (
 )
 from tlperf.reporting.document import NOT_MEASURED, Table
 from tlperf.reporting.rows import (
+    WAY_STAGES,
     BackboneRows,
     Row,
     RunRows,
@@ -24,6 +25,7 @@ from tlperf.reporting.rows import (
     invalid_text,
     is_valid,
 )
+from tlperf.reporting.sources import Source, study_source
 from tlperf.reporting.study_tables import (
     Ledger,
     find_entry,
@@ -61,7 +63,8 @@ def summary_table(run: RunRows, ledger: Ledger) -> Table:
         "accuracy too. Training time is of all epochs, validation included. Latencies "
         "are of the ImageNet model with its top.",
     )
-    return Table("Measured beside published", columns, tuple(rows), notes)
+    sources = (study_source("Table 11"), *run.sources("train", "evaluate", "latency"))
+    return Table("Measured beside published", columns, tuple(rows), notes, sources)
 
 
 def _summary_row(
@@ -154,7 +157,8 @@ def latency_table(run: RunRows) -> Table:
         for results in run.backbones
         if results.replaced
     ]
-    return Table("Timed runs", columns, rows, tuple(notes))
+    sources = run.sources("latency")
+    return Table("Timed runs", columns, rows, tuple(notes), sources)
 
 
 def _latency_row(results: BackboneRows, timed: Row) -> tuple[str, ...]:
@@ -185,7 +189,7 @@ def _format_medians(timed: Row) -> str:
     return NOT_AVAILABLE if NOT_AVAILABLE in edges else " to ".join(edges)
 
 
-def split_table(shard: Row) -> Table:
+def split_table(shard: Row, sources: tuple[Source, ...] = ()) -> Table:
     """Images of each class in each split."""
     found = child(shard, "splits")
     # JSON objects come back in alphabetical order.
@@ -201,7 +205,11 @@ def split_table(shard: Row) -> Table:
     rest = len(classes) - _MOST_CLASSES
     notes = (f"{rest} more classes are in results.jsonl.",) if rest > 0 else ()
     return Table(
-        "Images by class and split", ("class", *splits), (*rows, totals), notes
+        "Images by class and split",
+        ("class", *splits),
+        (*rows, totals),
+        notes,
+        sources,
     )
 
 
@@ -209,7 +217,7 @@ _SHARD_COUNTS = ("seen", "accepted", "quarantined", "ignored", "duplicates")
 _SHARD_FACTS = ("name", "format", "encoding", *_SHARD_COUNTS, "shards")
 
 
-def shard_table(shard: Row) -> Table:
+def shard_table(shard: Row, sources: tuple[Source, ...] = ()) -> Table:
     """What became of the files that were found, and how they are stored."""
     rows = [(key, format_fact(shard, key)) for key in _SHARD_FACTS]
     for title, key in (("quarantined", "reasons"), ("flagged", "flags")):
@@ -223,7 +231,7 @@ def shard_table(shard: Row) -> Table:
         ("digest", format_fact(shard, "digest")),
     ]
     note = "Seen = accepted + quarantined + ignored + duplicates."
-    return Table("What was stored", ("fact", "value"), tuple(rows), (note,))
+    return Table("What was stored", ("fact", "value"), tuple(rows), (note,), sources)
 
 
 _TRAIN_FACTS = (
@@ -266,7 +274,8 @@ def settings_table(run: RunRows) -> Table:
         for results in run.backbones
         if results.train
     )
-    return Table("How each backbone was trained", columns, rows)
+    sources = run.sources("train")
+    return Table("How each backbone was trained", columns, rows, sources=sources)
 
 
 def _format_share(value: Any) -> str:
@@ -280,15 +289,15 @@ def _format_object(value: Row) -> str:
 
 def machine_table(run: RunRows) -> Table:
     """Machines and installs the rows come from, one column each."""
-    return _facts_table("Machine and versions", run, "machine")
+    return _facts_table("Machine and versions", run, "machine", run.shard_sources)
 
 
 def device_table(run: RunRows) -> Table:
     """Devices that computed, one column each."""
-    return _facts_table("Devices", run, "device")
+    return _facts_table("Devices", run, "device", ())
 
 
-def _facts_table(title: str, run: RunRows, key: str) -> Table:
+def _facts_table(title: str, run: RunRows, key: str, also: tuple[Source, ...]) -> Table:
     distinct: list[dict[str, str]] = []
     for row in run.rows:
         facts = dict(_flat_facts(child(row, key)))
@@ -305,6 +314,7 @@ def _facts_table(title: str, run: RunRows, key: str) -> Table:
         ("The rows come from more than one: compare times with care.",)
         if len(distinct) > 1
         else (),
+        (*also, *run.sources("preprocess", *WAY_STAGES)),
     )
 
 

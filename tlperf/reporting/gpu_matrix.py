@@ -8,6 +8,7 @@ Input rates, latencies and trainings on one and on all GPUs of a machine, in eac
 precision, with and without XLA. Each cell was a command in a process of its own.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +30,7 @@ from tlperf.reporting.gpu_tables import (
 )
 from tlperf.reporting.render import render_markdown
 from tlperf.reporting.rows import Row, child, finite, objects
+from tlperf.reporting.sources import Source
 
 MATRIX_NAME = "gpu_matrix.json"
 _NO_GPU = "Logical CPU devices: nothing here is a figure of a GPU."
@@ -56,12 +58,19 @@ def read_matrix(folder: str | pathlib.Path) -> dict[str, Any] | None:
     return matrix
 
 
-def matrix_sections(matrix: Row) -> tuple[Section, ...]:
+def matrix_sections(matrix: Row, *, is_cited: bool = False) -> tuple[Section, ...]:
     """The sections of a report, the first one of level 2.
 
     Args:
         matrix: settings, code, machine, devices and cells.
+        is_cited: whether each table names the file that it was made of, as one in a
+            report's folder does.
     """
+    sources = (Source(MATRIX_NAME),) if is_cited else ()
+
+    def cited(table: Table) -> Table:
+        return dataclasses.replace(table, sources=sources)
+
     cells = objects(matrix.get("cells"))
     texts = [_NO_GPU] if child(matrix, "settings").get("devices") == "cpu" else []
     devices = [child(row, "device").get("text") for row in cells]
@@ -85,17 +94,18 @@ def matrix_sections(matrix: Row) -> tuple[Section, ...]:
     return (
         Section("GPU matrix", tuple(map(Paragraph, texts))),
         *(
-            Section(title, tables, level=3)
+            Section(title, tuple(map(cited, tables)), level=3)
             for title, tables in parts.items()
             if tables[0].rows
         ),
-        Section("Machine of the GPU matrix", (_facts_table(matrix),), level=3),
+        Section("Machine of the GPU matrix", (cited(_facts_table(matrix)),), level=3),
     )
 
 
-def matrix_document(matrix: Row) -> Document:
+def matrix_document(matrix: Row, *, is_cited: bool = False) -> Document:
     """A matrix alone."""
-    return Document("Measured on one machine", "", matrix_sections(matrix))
+    sections = matrix_sections(matrix, is_cited=is_cited)
+    return Document("Measured on one machine", "", sections)
 
 
 def render_matrix(matrix: Row) -> str:

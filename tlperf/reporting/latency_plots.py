@@ -23,10 +23,12 @@ from tlperf.reporting.rows import (
     BackboneRows,
     Row,
     RunRows,
+    cite,
     collect_rows,
     finite,
     is_valid,
 )
+from tlperf.reporting.sources import Source
 
 _MOST_BOXES = 24
 _LINE_STYLES = ("-", "--", ":", "-.")
@@ -61,6 +63,10 @@ def _timed(run: RunRows) -> Iterator[tuple[BackboneRows, Row]]:
         for row in results.latency_runs:
             if finite(row.get("p50_ms")):
                 yield results, row
+
+
+def _cite(drawn: Sequence[tuple[BackboneRows, Row]]) -> tuple[Source, ...]:
+    return cite((results for results, _ in drawn), "latency")
 
 
 def _is_smoke(run: RunRows) -> bool:
@@ -120,7 +126,7 @@ def draw_spread(run: RunRows) -> Plot | None:
         "Samples of each timed row: box from the first to the third quarter, whiskers "
         "from p5 to p95, line at the median"
     ) + (f"; {more} more rows are not drawn" if more else "")
-    return Plot(name="latency-spread", caption=caption, svg=svg)
+    return Plot("latency-spread", caption, svg, sources=_cite(rows))
 
 
 def draw_throughput(run: RunRows) -> Plot | None:
@@ -167,7 +173,8 @@ def draw_throughput(run: RunRows) -> Plot | None:
         figure.legend(loc="lower left", bbox_to_anchor=(0.02, 0.01), fontsize=7)
         svg = svg_text(figure)
     caption = "Images a second at the median step, by batch size"
-    return Plot(name="latency-throughput", caption=caption, svg=svg)
+    sources = _cite([one for points in shown for one in points])
+    return Plot("latency-throughput", caption, svg, sources=sources)
 
 
 def _set_height(figure: Any, inches: float, *, below: float) -> None:
@@ -228,7 +235,8 @@ def draw_tradeoff(run: RunRows) -> Plot | None:
     )
     caption = f"Test accuracy and its 95 % interval against time an image: {alike.way}"
     alt = f"Test accuracy against time an image: {told}"
-    return Plot(name="latency-accuracy", caption=caption, svg=svg, alt=alt)
+    sources = cite((r for r, _, _ in points), "evaluate", "latency")
+    return Plot("latency-accuracy", caption, svg, alt, sources)
 
 
 def _reach(results: BackboneRows, accuracy: float) -> list[list[float]] | None:
@@ -298,7 +306,7 @@ def draw_roofline(run: RunRows) -> Plot | None:
         for name, (peak, copy) in roofs.items()
     )
     caption = f"Arithmetic reached by each timed row, under what was measured of {told}"
-    return Plot(name="latency-roofline", caption=caption, svg=svg)
+    return Plot("latency-roofline", caption, svg, sources=_cite(rows))
 
 
 def _find_roofs(rows: Sequence[Row]) -> dict[str, tuple[float, float]]:

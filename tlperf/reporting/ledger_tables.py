@@ -1,6 +1,6 @@
 """The ledger as a part of the page: a table of figures for each of Tables 1-11.
 
-ledger_section(ledger)
+ledger_section(run, ledger)
 verdict_sentence(ledger)   # "Verdicts on the study's 192 figures: equal 30, ..."
 """
 
@@ -11,6 +11,9 @@ from tlperf.core.units import NOT_AVAILABLE
 from tlperf.reference.backbones import BACKBONES
 from tlperf.reporting.document import Bullets, Paragraph, Section, Table
 from tlperf.reporting.ledger import Entry, count_verdicts
+from tlperf.reporting.readings import TABLE_STAGES
+from tlperf.reporting.rows import RunRows, cite
+from tlperf.reporting.sources import study_source
 from tlperf.reporting.study_counts import study_confusions
 from tlperf.reporting.study_errors import TEXT_SLIPS
 from tlperf.reporting.study_tables import (
@@ -68,7 +71,7 @@ def chance_sentence(ledger: Sequence[Entry]) -> str:
     )
 
 
-def ledger_section(ledger: Sequence[Entry]) -> Section:
+def ledger_section(run: RunRows, ledger: Sequence[Entry]) -> Section:
     """All of `paper.json`, readable."""
     tables = itertools.groupby(ledger, key=lambda entry: entry.figure.table)
     return Section(
@@ -78,7 +81,7 @@ def ledger_section(ledger: Sequence[Entry]) -> Section:
             Paragraph(chance_sentence(ledger)),
             Bullets(_RULES),
             _count_table(),
-            *(_ledger_table(title, tuple(entries)) for title, entries in tables),
+            *(_ledger_table(run, title, tuple(entries)) for title, entries in tables),
             Paragraph("What the study's text has wrong, beside its figures:"),
             Bullets(TEXT_SLIPS),
         ),
@@ -104,11 +107,19 @@ def _count_table() -> Table:
         ("backbone", "right of class 0", "right of class 1", "right of all"),
         tuple(rows),
         ("A backbone with several rows: each prints as Tables 5-11 do.",),
+        (study_source("Tables 5-11"),),
     )
 
 
-def _ledger_table(title: str, entries: Sequence[Entry]) -> Table:
-    return Table(f"Ledger, {title}", _COLUMNS, tuple(map(_ledger_row, entries)))
+def _ledger_table(run: RunRows, title: str, entries: Sequence[Entry]) -> Table:
+    names = {entry.figure.backbone for entry in entries}
+    measured = [results for results in run.backbones if results.name in names]
+    return Table(
+        f"Ledger, {title}",
+        _COLUMNS,
+        tuple(map(_ledger_row, entries)),
+        sources=(study_source(title), *cite(measured, *TABLE_STAGES[title])),
+    )
 
 
 def _ledger_row(entry: Entry) -> tuple[str, ...]:

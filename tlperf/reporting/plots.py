@@ -20,7 +20,7 @@ from tlperf.core.drawing import INK, drawing_style, short_text
 from tlperf.core.errors import escape_text
 from tlperf.reporting.document import NOT_MEASURED, Plot
 from tlperf.reporting.readings import class_names, read_confusion
-from tlperf.reporting.rows import BackboneRows, Row, RunRows, finite
+from tlperf.reporting.rows import BackboneRows, Row, RunRows, cite, finite
 
 # Colour and marker by place in the report. Each colour has at least 3:1 against white
 # and against a dark page; the marker tells apart what a colour-blind eye cannot.
@@ -159,7 +159,7 @@ def draw_curves(
         )
     ]
     alt = f"{results.title}, {quantity}: {'; '.join(told)}"
-    return Plot(name=name, caption=caption, svg=svg, alt=alt)
+    return Plot(name, caption, svg, alt, results.sources("train"))
 
 
 def _told(results: BackboneRows, key: str) -> str:
@@ -198,7 +198,7 @@ def draw_comparison(
         svg = svg_text(figure)
     told = "; ".join(f"{results.title} {_told(results, key)}" for results in drawn)
     alt = f"{quantity} in {split}: {told}"
-    return Plot(name=f"all-{split}-{quantity}", caption=caption, svg=svg, alt=alt)
+    return Plot(f"all-{split}-{quantity}", caption, svg, alt, cite(drawn, "train"))
 
 
 def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
@@ -231,6 +231,7 @@ def draw_confusion(results: BackboneRows, *, caption: str) -> Plot | None:
         caption=caption,
         svg=svg,
         alt=f"{results.title}, test images. {_told_counts(counts, classes)}",
+        sources=results.sources("evaluate"),
     )
 
 

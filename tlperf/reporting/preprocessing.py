@@ -27,6 +27,7 @@ from tlperf.reporting.normalisation import (
     used_normalisation,
 )
 from tlperf.reporting.rows import BackboneRows, Row, RunRows, child, finite
+from tlperf.reporting.sources import study_source
 from tlperf.reporting.study_tables import (
     Ledger,
     find_entry,
@@ -144,7 +145,11 @@ def _overview(run: RunRows, ledger: Ledger) -> Table:
         "backbone that is trained on may adapt.",
     )
     return Table(
-        "What the weights expect, and what they are given", columns, tuple(rows), notes
+        "What the weights expect, and what they are given",
+        columns,
+        tuple(rows),
+        notes,
+        (study_source("Table 11"), *run.sources("preprocess", "train", "evaluate")),
     )
 
 
@@ -177,7 +182,11 @@ def _details(run: RunRows) -> Table:
         text for results in run.backbones for text in _measure(results.preprocess)
     )
     return Table(
-        "Each normalisation checked against the weights", columns, rows, tuple(notes)
+        "Each normalisation checked against the weights",
+        columns,
+        rows,
+        tuple(notes),
+        run.sources("preprocess"),
     )
 
 

@@ -133,7 +133,13 @@ def ranking_table(run: RunRows) -> Table:
         "place by training time",
         "training time",
     )
-    return Table("Ranking", columns, tuple(rows), tuple(_notes(run, order, alike)))
+    return Table(
+        "Ranking",
+        columns,
+        tuple(rows),
+        tuple(_notes(run, order, alike)),
+        run.sources("train", "evaluate", "latency"),
+    )
 
 
 def _places(values: Mapping[str, float | int | None], *, best: Any) -> dict[str, int]:

@@ -326,6 +326,14 @@ _READERS: dict[str, Callable[[BackboneRows, Figure], Reading]] = {
 }
 
 
+# Of a table: the stages whose rows decide what stands beside a figure, and its verdict.
+TABLE_STAGES = {
+    "Table 1": ("latency",),
+    **dict.fromkeys(("Table 2", "Table 3", "Table 4"), ("train",)),
+    **{f"Table {number}": ("train", "evaluate") for number in range(5, 12)},
+}
+
+
 def read_figure(results: BackboneRows, figure: Figure) -> Reading:
     """What was measured of a figure of any table."""
     return _READERS[figure.table](results, figure)

@@ -6,7 +6,7 @@ render_markdown(document), render_html(document)
 import base64
 import importlib.resources
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tlperf.core.errors import escape_text
@@ -21,6 +21,7 @@ from tlperf.reporting.document import (
     Table,
 )
 from tlperf.reporting.plots import inline_svg
+from tlperf.reporting.sources import Source, spell_sources
 
 _TEMPLATE = "page.html.jinja"
 # In place of a photograph that its row describes.
@@ -57,7 +58,16 @@ def _markdown_table(table: Table) -> str:
     ]
     for note in table.notes:
         lines += ["", escape_markdown(note)]
-    return "\n".join(lines)
+    return "\n".join([*lines, *_markdown_sources(table.sources)])
+
+
+def _markdown_sources(sources: Sequence[Source]) -> list[str]:
+    """A paragraph, with the empty line before it; nothing of no sources."""
+    spelt = [
+        f"[{escape_markdown(text)}]({address})" if address else escape_markdown(text)
+        for text, address in spell_sources(sources)
+    ]
+    return ["", "".join(spelt)] if spelt else []
 
 
 def _markdown_photos(photos: Photos) -> str:
@@ -68,15 +78,15 @@ def _markdown_photos(photos: Photos) -> str:
         shown = f"![{escape_markdown(photo.alt)}]({photo.name}.jpg)"
         shown = GONE if photo.jpeg is None else shown
         lines.append(f"| {shown} | {escape_markdown(photo.caption)} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_markdown_sources(photos.sources)])
 
 
 def _markdown_gallery(gallery: Gallery) -> str:
-    return "\n\n".join(
-        f"![{escape_markdown(plot.spoken)}]({plot.name}.svg)\n\n"
-        f"{escape_markdown(plot.caption)}"
-        for plot in gallery.plots
-    )
+    lines: list[str] = []
+    for plot in gallery.plots:
+        lines += ["", f"![{escape_markdown(plot.spoken)}]({plot.name}.svg)"]
+        lines += ["", escape_markdown(plot.caption), *_markdown_sources(plot.sources)]
+    return "\n".join(lines[1:])
 
 
 def _markdown_bullets(bullets: Bullets) -> str:
@@ -126,6 +136,7 @@ def render_html(document: Document) -> str:
     # A control character is no text in HTML either.
     environment.filters["printable"] = escape_text
     environment.filters["data_address"] = _data_address
+    environment.filters["spelt"] = spell_sources
     environment.globals["gone"] = GONE
     environment.filters["kind"] = lambda block: type(block).__name__
     source = importlib.resources.files(__package__).joinpath(_TEMPLATE)

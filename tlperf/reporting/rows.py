@@ -9,14 +9,15 @@ and meets "missing" in one form only.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tlperf.core.choices import Precision, Preset, Runtime
 from tlperf.core.files import to_json
-from tlperf.core.results import latest
+from tlperf.core.results import RESULTS_NAME, latest
 from tlperf.reference.backbones import BACKBONES, KERAS_BACKBONES
 from tlperf.reference.paper import PUBLISHED_BATCH_SIZE
+from tlperf.reporting.sources import Source
 
 Row = Mapping[str, Any]
 
@@ -72,12 +73,18 @@ class BackboneRows:
         rows: newest row by stage: `train`, `evaluate`, `latency`, and `preprocess`, the
             check of the input against the pretrained weights; some may be missing.
         replaced: models and protocols that only older rows of `latency` have.
+        lines: of results.jsonl, from 1: where each of `rows` stands.
     """
 
     name: str
     title: str
     rows: Mapping[str, Row]
     replaced: tuple[str, ...] = ()
+    lines: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def sources(self, *stages: str) -> tuple[Source, ...]:
+        """Where stages stand."""
+        return cite([self], *stages)
 
     def result(self, stage: str) -> Row:
         """Result of a stage; empty where it was not measured."""
@@ -151,6 +158,20 @@ class BackboneRows:
         return tuple(dict.fromkeys(found))
 
 
+def cite(backbones: Iterable[BackboneRows], *stages: str) -> tuple[Source, ...]:
+    """The lines that stages of backbones have in results.jsonl, a source a stage."""
+    known = list(backbones)
+    lines = {
+        stage: dict.fromkeys(r.lines[stage] for r in known if stage in r.lines)
+        for stage in stages
+    }
+    return tuple(
+        Source(RESULTS_NAME, stage, tuple(found))
+        for stage, found in lines.items()
+        if found
+    )
+
+
 def _is_of_training(check: Row, train: Row) -> bool:
     """Whether a check looked at what a training was given: the same weights under the
     same --preprocess."""
@@ -176,11 +197,17 @@ class RunRows:
         backbones: the study's six in the order of Table 1, then any other.
         shard: result of the stage that stored the data; empty where it has no row.
         rows: the rows that count, in the order of the way.
+        shard_sources: where `shard` stands.
     """
 
     backbones: tuple[BackboneRows, ...]
     shard: Row
     rows: tuple[Row, ...]
+    shard_sources: tuple[Source, ...] = ()
+
+    def sources(self, *stages: str) -> tuple[Source, ...]:
+        """Where stages of all backbones stand."""
+        return cite(self.backbones, *stages)
 
     @property
     def is_smoke(self) -> bool:
@@ -203,19 +230,31 @@ def collect_rows(rows: Sequence[dict[str, Any]]) -> RunRows:
     for found in stages.values():
         new = [name for name in found if name and name not in titles]
         titles |= {name: others.get(name, name) for name in new}
-    backbones = tuple(
-        BackboneRows(
-            name=name,
-            title=title,
-            rows=_of_one_training(name, stages),
-            replaced=_find_replaced(name, rows),
+    lines = {id(row): number for number, row in enumerate(rows, 1)}
+    backbones = []
+    for name, title in titles.items():
+        own = _of_one_training(name, stages)
+        backbones.append(
+            BackboneRows(
+                name=name,
+                title=title,
+                rows=own,
+                replaced=_find_replaced(name, rows),
+                lines={stage: lines[id(row)] for stage, row in own.items()},
+            )
         )
-        for name, title in titles.items()
+    shards = list(latest(rows, "shard").values())[-1:]
+    return RunRows(
+        backbones=tuple(backbones),
+        shard=child(shards[0], "result") if shards else {},
+        rows=(
+            *shards,
+            *(row for results in backbones for row in results.rows.values()),
+        ),
+        shard_sources=tuple(
+            Source(RESULTS_NAME, "shard", (lines[id(row)],)) for row in shards
+        ),
     )
-    shards = list(latest(rows, "shard").values())
-    used = (*shards, *(row for results in backbones for row in results.rows.values()))
-    shard = child(shards[-1], "result") if shards else {}
-    return RunRows(backbones=backbones, shard=shard, rows=used)
 
 
 def _of_one_training(

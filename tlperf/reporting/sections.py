@@ -64,19 +64,19 @@ def build_document(
     evidence = evidence or Evidence()
     matrix = evidence.matrix
     if matrix is not None and not run.rows:
-        return matrix_document(matrix)
+        return matrix_document(matrix, is_cited=True)
     known = [results for results in run.backbones if results.rows]
     others = [results for results in run.backbones if not results.rows]
     sections = (
         _summary(run, ledger),
         # What a workdir that has one was made for.
-        *(matrix_sections(matrix) if matrix is not None else ()),
+        *(matrix_sections(matrix, is_cited=True) if matrix is not None else ()),
         Section("Each backbone", ()),
         *(backbone_section(run, results, ledger, evidence) for results in known),
         *((unmeasured_section(others, ledger),) if others else ()),
         _across(run, ledger),
         preprocessing_section(run, ledger),
-        ledger_section(ledger),
+        ledger_section(run, ledger),
         data_section(run, evidence),
         _method(run),
     )
@@ -185,7 +185,8 @@ def _method(run: RunRows) -> Section:
             Paragraph(
                 "Everything here comes from results.jsonl (all epochs and raw latency "
                 "samples), from the small pictures that evaluation and sharding leave "
-                "beside it, and from the study's printed tables."
+                "beside it, and from the study's printed tables. The line under a "
+                "table or picture names the rows that it was made of."
             ),
         ),
     )

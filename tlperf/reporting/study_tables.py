@@ -17,8 +17,14 @@ from tlperf.reference.paper import (
 )
 from tlperf.reporting.document import NOT_MEASURED, Table
 from tlperf.reporting.ledger import Entry
-from tlperf.reporting.readings import class_names, read_unpublished, report_value
+from tlperf.reporting.readings import (
+    TABLE_STAGES,
+    class_names,
+    read_unpublished,
+    report_value,
+)
 from tlperf.reporting.rows import BackboneRows, Row, RunRows, finite
+from tlperf.reporting.sources import study_source
 from tlperf.reporting.study_errors import implied_tflops
 from tlperf.reporting.timed_cells import format_ms, measured_protocols, timed_on
 
@@ -52,17 +58,17 @@ def format_published(figure: Figure) -> str:
     return _PRINTED.get(figure.column, str)(figure.value)
 
 
+def format_published_score(entry: Entry | None) -> str:
+    """A published score in a summary: 4 decimals, as what is measured has."""
+    value = finite(entry.figure.value) if entry else None
+    return format_number(value, 4)
+
+
 def format_measured(column: str, value: Value | None) -> str:
     """The measured value with one or two digits more than the study prints."""
     if value is None:
         return NOT_MEASURED
     return _MEASURED.get(column, str)(value)
-
-
-def format_published_score(entry: Entry | None) -> str:
-    """A published score in a summary: 4 decimals, as what is measured has."""
-    value = finite(entry.figure.value) if entry else None
-    return format_number(value, 4)
 
 
 def format_difference(entry: Entry | None) -> str:
@@ -133,7 +139,8 @@ def _paired_table(
     ]
     headings = [f"{name}, {kind}" for name in columns for kind in _KINDS]
     titles = ("backbone", *headings, *(heading for heading, _ in extra))
-    return Table(title, titles, tuple(rows), tuple(notes))
+    sources = (study_source(table), *run.sources(*TABLE_STAGES[table]))
+    return Table(title, titles, tuple(rows), tuple(notes), sources)
 
 
 def _format_implied(results: BackboneRows) -> str:
@@ -323,6 +330,10 @@ def report_table(results: BackboneRows, ledger: Ledger) -> Table:
         ("row", "measured class", *headings),
         tuple(rows),
         notes,
+        (
+            *((study_source(table),) if table else ()),
+            *results.sources("train", "evaluate"),
+        ),
     )
 
 
