@@ -48,7 +48,10 @@ def test_run_prints_one_json_object_and_nothing_else(finished):
     assert [run["backbone"] for run in result["runs"]] == ["resnet50"]
     for run in result["runs"]:
         assert run["evaluate"]["images"] == 8
-        assert {row["model"] for row in run["latency"]} == {"imagenet", "finetuned"}
+        timed = {row["model"]: row["weights_sha256"] for row in run["latency"]}
+        weights = run["evaluate"]["weights_sha256"]
+        assert timed == {"imagenet": None, "finetuned": weights}
+        assert len(weights) == 64
 
 
 def test_stderr_holds_progress_and_no_library_noise(finished):

@@ -49,6 +49,9 @@ def make_trial(cell, process, *, seed, kind="CPU", step_secs=0.04):
         "prepare_secs": {"trace": 0.7},
         "runtime_version": package_versions()["tensorflow"],
         "winograd_convolutions": 0,
+        "weights_sha256": "ab" * 32
+        if cell.kind == FINETUNED and not is_training
+        else None,
         "measured_secs": math.fsum(samples) + 2.5,
         "traces": 1,
         "retraces": 0,
@@ -198,6 +201,8 @@ _LEFT_OUT = [
     *((*TRIAL, "checks", name) for name in ("difference", "repeat_ratios", "variety")),
     *((*RUN, name) for name in ("warnings", "device_peak_memory_bytes")),
     (*TRIAL, "checks"),
+    (*RUN, "weights_sha256"),
+    (*TRIAL, "weights_sha256"),
 ]
 _CHANGED = [
     ((*RUN, "p50_ms"), lambda value: 0.99 * value, "p50_ms: is"),
@@ -230,6 +235,9 @@ _CHANGED = [
     ((*RUN, "xla"), lambda value: not value, "xla: is not what its processes"),
     ((*RUN, "tf32"), lambda value: not value, "tf32: is not what its processes"),
     ((*RUN, "protocol_text"), lambda value: "a step", "protocol_text: is not what"),
+    ((*RUN, "weights_sha256"), lambda value: "cd" * 32, "weights_sha256: is not what"),
+    ((*RUN, "weights_sha256"), lambda value: "a file", "weights_sha256: expected a"),
+    ((*TRIAL, "weights_sha256"), lambda value: "cd" * 32, "INVALID: its processes had"),
     ((*RUN, "published", "implied_tflops_per_sec"), lambda value: 10 * value, "publ"),
     ((*RUN, "device_peak_memory_bytes"), lambda value: [-5], "device_peak_memory_by"),
     ((*TRIAL, "device_text"), lambda value: "a V100", "INVALID: its processes had"),
@@ -339,6 +347,15 @@ def test_what_is_missing_is_named(good_row, path):
     if path[-2:-1] == ("code",):
         wanted = "code: "
     assert any(wanted in text for text in row["problems"]), row["problems"]
+
+
+def test_rows_that_do_not_tell_their_weights_are_taken(good_row):
+    """Those of older versions: neither the row nor its processes do."""
+    older = leave_out(good_row, (*RUN, "weights_sha256"))
+    for process in range(PROCESSES):
+        older = leave_out(older, (*RUN, "trials", process, "weights_sha256"))
+    (row,) = check_rows([older])
+    assert row["problems"] == []
 
 
 def test_raw_samples_that_were_copied_are_found(good_row):

@@ -131,11 +131,17 @@ def _measured(
     accuracy: float,
     p50_ms: float,
     secs: float,
+    trained_as: str | None = None,
     **timed: Any,
 ) -> None:
     rows: dict[str, dict[str, Any]] = {
-        "train": {"train_secs": secs, "weights": {"kind": "file", "file": "w.h5"}},
+        "train": {
+            "train_secs": secs,
+            "weights": {"kind": "file", "file": "w.h5"},
+            "weights_sha256": trained_as,
+        },
         "evaluate": {
+            "weights_sha256": trained_as,
             "accuracy": accuracy,
             "interval": [accuracy - 0.02, accuracy + 0.02],
             "images": 400,
@@ -197,6 +203,59 @@ def test_times_of_another_way_are_not_ranked_together(tmp_path: pathlib.Path):
     places = {row[0]: row[4:6] for row in cells(page, "Ranking")}
     assert places["ResNet50"] == ["", "not measured"]
     assert places["VGG16"] == ["1", "1.00"]
+
+
+def test_a_time_of_another_training_is_not_beside_the_accuracy(tmp_path: pathlib.Path):
+    """Trained again, and not timed again. Of older rows, which do not tell their
+    weights, the order tells it."""
+    for name, told in (
+        ("vgg16", {"weights_sha256": "a" * 64}),
+        ("xception", {"weights_sha256": "b" * 64}),
+        ("resnet50", {}),
+        ("inceptionv3", {}),
+    ):
+        _measured(
+            tmp_path,
+            name,
+            accuracy=0.9,
+            p50_ms=40,
+            secs=30,
+            trained_as="b" * 64,
+            **told,
+        )
+    again = {"weights_sha256": "b" * 64}
+    append_result(
+        tmp_path, stage="train", backbone="inceptionv3", result=again, settings={}
+    )
+    page, _ = rebuild_page(tmp_path)
+    times = {row[0]: row[5] for row in cells(page, "Ranking")[:4]}
+    assert times == {
+        **dict.fromkeys(("VGG16", "InceptionV3"), "not measured"),
+        **dict.fromkeys(("Xception", "ResNet50"), "10.00"),
+    }
+    text = section(page, "Summary")
+    left_out = "eft out, timed with another training's weights: InceptionV3, VGG16"
+    assert f"L{left_out}." in text
+    drawn = drawing(page, "Test accuracy against time an image")
+    assert "Xception" in drawn.attributes["aria-label"]
+    assert "VGG16" not in drawn.attributes["aria-label"]
+    assert f"CPU; l{left_out}" in text
+
+
+def test_where_all_were_trained_again_there_is_no_trade_off(tmp_path: pathlib.Path):
+    _measured(
+        tmp_path,
+        "vgg16",
+        accuracy=0.9,
+        p50_ms=40,
+        secs=30,
+        trained_as="b" * 64,
+        weights_sha256="a" * 64,
+    )
+    page, _ = rebuild_page(tmp_path)
+    text = section(page, "Summary")
+    assert "Accuracy by time: not measured. It needs an evaluation, and a timed" in text
+    assert "Left out, timed with another training's weights: VGG16." in text
 
 
 def test_without_an_accuracy_the_fastest_is_first(tmp_path: pathlib.Path):

@@ -58,7 +58,29 @@ def test_a_timed_row_shows_its_spread_and_why_it_is_no_result():
     rows.append(timed(make_row(*mixed), backbone="another"))
     table = facts.latency_table(collect_rows(rows))
     assert table.rows[1][-1] == "INVALID: its processes had unlike machine"
-    assert "unlike machines, devices, versions or code" in table.notes[1]
+    assert "unlike machines, devices, versions, code or weights" in table.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("timed_of", "trained_as", "is_told"),
+    [("b" * 64, "a" * 64, True), ("a" * 64, "a" * 64, False), (None, "a" * 64, False)],
+)
+def test_which_weights_were_timed(timed_of: str | None, trained_as: str, is_told: bool):
+    """Rows of older versions, the third, do not tell."""
+    runs: list[dict[str, Any]] = [
+        {"model": "finetuned", "protocol": "compiled", "weights_sha256": timed_of},
+        {"model": "imagenet", "protocol": "compiled"},
+    ]
+    train: dict[str, Any] = {"stage": "train", "backbone": "vgg16"}
+    train["result"] = {"weights_sha256": trained_as}
+    table = facts.latency_table(collect_rows([train, timed(*runs)]))
+    place = table.columns.index("its weights")
+    text = f"sha256 {timed_of[:12]}" if timed_of else "n/a"
+    assert [row[place] for row in table.rows] == [text, "random"]
+    told = [note for note in table.notes if "another training's weights" in note]
+    assert bool(told) == is_told
+    if is_told:
+        assert told[0].startswith("VGG16: finetuned compiled was timed with another")
 
 
 def test_what_a_newer_timing_left_out_is_told():

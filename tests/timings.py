@@ -46,6 +46,7 @@ def make_trial(samples=(0.1,) * 60, *, checks=None, load=None, **changes):
         "prepare_secs": {"trace": 1.0},
         "runtime_version": "2.21.0",
         "winograd_convolutions": 0,
+        "weights_sha256": None,
         "measured_secs": 9.0,
         "traces": 1,
         "retraces": 0,

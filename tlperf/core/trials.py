@@ -16,7 +16,7 @@ INVALID, which beats any number in it, where
 - the last third of the samples differs from the first by more than 10 %;
 - other programs used more than a tenth of the cores meanwhile, or of the GPU just
   before, or the host of a virtual machine gave as much of it to others;
-- its processes ran on unlike machines, devices, versions or code;
+- its processes ran on unlike machines, devices, versions, code or weights;
 - the network was traced again while it was timed;
 - outputs of timed steps are not those of an untimed run;
 - a step on images that it has seen is faster than one on new images.
@@ -56,7 +56,7 @@ _PERCENTILES = (50, 90, 95, 99)
 # Of a trial: where and by what it was measured.
 PLACES = (
     *("machine", "device", "device_text", "runtime_version", "winograd_convolutions"),
-    "code",
+    *("code", "weights_sha256"),
 )
 
 Trial = Mapping[str, Any]
@@ -177,7 +177,8 @@ def find_faults(trials: Sequence[Trial], *, cores: int) -> Iterator[str]:
 
 
 def _distinct(trials: Sequence[Trial], name: str) -> set[str]:
-    return {to_json(trial[name]) for trial in trials}
+    # Older rows do not tell of the weights.
+    return {to_json(trial.get(name)) for trial in trials}
 
 
 def find_drift(samples: Sequence[Sequence[float]]) -> float | None:

@@ -47,6 +47,7 @@ class Subject:
         image_size: S.
         normalisation: what it expects of the pixels.
         classifier: the network with its cut, for steps of training.
+        weights_sha256: of the file of a training's weights; None of random ones.
     """
 
     spec: BackboneSpec
@@ -55,6 +56,7 @@ class Subject:
     image_size: int
     normalisation: Normalisation
     classifier: Classifier | None = None
+    weights_sha256: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,6 +74,9 @@ def _names(cell: Cell, trial: Trial) -> dict[str, Any]:
         "runtime": cell.runtime.value,
         "runtime_version": trial["runtime_version"],
         "winograd_convolutions": trial["winograd_convolutions"],
+        # Of the training whose network it is, as its evaluation has it; None of random
+        # weights.
+        "weights_sha256": trial["weights_sha256"],
         "batch_size": cell.batch_size,
         "precision": facts["precision"],
         "xla": facts["xla"],

@@ -96,6 +96,7 @@ class Subjects:
             self._network.model,
             trained["image_size"],
             normalisation_for(spec, Preprocess(trained["preprocess"])),
+            weights_sha256=trained["weights_sha256"],
         )
 
     def _build_training(self) -> Subject:

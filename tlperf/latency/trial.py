@@ -93,6 +93,7 @@ def take_trial(
         "prepare_secs": timed.prepare_secs,
         "runtime_version": timed.version,
         "winograd_convolutions": timed.winograd,
+        "weights_sha256": subject.weights_sha256,
         "measured_secs": secs,
         "traces": timed.traces(),
         "retraces": timed.traces() - traces[-1],

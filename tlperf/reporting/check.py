@@ -131,6 +131,8 @@ def _row_problems(row: Row) -> Iterator[str]:
 def _run_problems(run: Row, row: Row) -> Iterator[str]:
     unlike = [*find_unlike(run, shapes.RUN), *_trial_problems(run)]
     yield from unlike
+    if "weights_sha256" in run:  # older rows do not tell it
+        yield from find_unlike(run, {"weights_sha256": kinds.or_none(kinds.SHA256)})
     yield from _code_problems(run, child(child(row, "machine"), "versions"))
     if run.get("backbone") != row.get("backbone"):
         yield "backbone: is another one than the row's"
@@ -233,6 +235,10 @@ def _place_problems(run: Row, machine: Row) -> Iterator[str]:
     for name, value in expected.items():
         if run[name] != value:
             yield f"{name}: is not what its processes had"
+    # Older rows tell it neither of their trials nor of themselves.
+    told = run.get("weights_sha256", "")
+    if any(one.get("weights_sha256", "") != told for one in run["trials"]):
+        yield "weights_sha256: is not what its processes had"
     if any(trial["machine"].get(name) != machine[name] for name in machine):
         yield "machine: is not what its processes had"
     if device.get("kind") == "GPU" and not trial["machine"].get("gpu_driver"):

@@ -16,6 +16,7 @@ from tlperf.core.units import (
 )
 from tlperf.reporting.document import NOT_MEASURED, Table
 from tlperf.reporting.rows import (
+    IMAGENET_MODEL,
     WAY_STAGES,
     BackboneRows,
     Row,
@@ -114,9 +115,9 @@ _RULES = (
     "An INVALID row is no result. A row is INVALID where it has fewer than "
     f"{LEAST_SAMPLES} samples or {LEAST_PROCESSES} processes, or their medians lie far "
     "apart; where steps drift; where other programs or the host took much of the "
-    "machine; where its processes had unlike machines, devices, versions or code; "
-    "where the network was traced again while it was timed; and where a timed step did "
-    "not give an untimed one's outputs, or was faster on images it had seen."
+    "machine; where its processes had unlike machines, devices, versions, code or "
+    "weights; where the network was traced again while it was timed; and where a timed "
+    "step did not give an untimed one's outputs, or was faster on images it had seen."
 )
 
 
@@ -125,6 +126,7 @@ def latency_table(run: RunRows) -> Table:
     columns = (
         "backbone",
         "model",
+        "its weights",
         "protocol",
         *(key.replace("_", " ") for key in _LATENCY_FACTS),
         *(f"{key.removesuffix('_ms')}, ms" for key in _TIMES),
@@ -152,6 +154,13 @@ def latency_table(run: RunRows) -> Table:
     if not all(is_valid(t) for results in run.backbones for t in results.latency_runs):
         notes.append(_RULES)
     notes += [
+        f"{results.title}: {timed.get('model')} {timed.get('protocol')} was timed with "
+        "another training's weights than its newest rows are of."
+        for results in run.backbones
+        for timed in results.latency_runs
+        if not results.is_of_training(timed)
+    ]
+    notes += [
         f"{results.title}: older rows have {', '.join(results.replaced)} too; the "
         "newest row of a backbone counts. Time all of them in one tlperf latency."
         for results in run.backbones
@@ -166,6 +175,7 @@ def _latency_row(results: BackboneRows, timed: Row) -> tuple[str, ...]:
     return (
         results.title,
         str(timed.get("model")),
+        _timed_weights(timed),
         str(timed.get("protocol")),
         *(format_fact(timed, key) for key in _LATENCY_FACTS),
         *(format_number(finite(timed.get(key)), 2) for key in _TIMES),
@@ -179,6 +189,14 @@ def _latency_row(results: BackboneRows, timed: Row) -> tuple[str, ...]:
         format_number(finite(timed.get("tflops_per_sec")), 3),
         "yes" if is_valid(timed) else invalid_text(timed),
     )
+
+
+def _timed_weights(timed: Row) -> str:
+    """The beginning of the sha256 of a training's weights."""
+    digest = timed.get("weights_sha256")
+    if digest is None and timed.get("model") == IMAGENET_MODEL:
+        return "random"
+    return NOT_AVAILABLE if digest is None else f"sha256 {str(digest)[:12]}"
 
 
 def _format_medians(timed: Row) -> str:

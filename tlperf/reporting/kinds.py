@@ -53,6 +53,10 @@ DIGEST = Kind(
     "a commit",
     lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{40}", value)),
 )
+SHA256 = Kind(
+    "a sha256",
+    lambda value: isinstance(value, str) and bool(re.fullmatch("[0-9a-f]{64}", value)),
+)
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 COUNT = Kind("a whole number from 1", lambda value: _is_whole(value) and value >= 1)
 COUNTS = Kind("whole numbers from 1", _all_of(COUNT.holds))

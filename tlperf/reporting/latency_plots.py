@@ -195,7 +195,7 @@ def _line_label(results: BackboneRows, row: Row) -> str:
 
 def draw_tradeoff(run: RunRows) -> Plot | None:
     """Test accuracy, with its interval, against the median step of the fine-tuned
-    networks, all timed in one way; None where no backbone has both."""
+    networks, all timed in one way; None where no backbone has both of one training."""
     alike = find_alike(run)
     points = [
         (results, row, accuracy)
@@ -234,6 +234,7 @@ def draw_tradeoff(run: RunRows) -> Plot | None:
         for results, _, accuracy in points
     )
     caption = f"Test accuracy and its 95 % interval against time an image: {alike.way}"
+    caption += f"; {alike.others_text}" if alike.others else ""
     alt = f"Test accuracy against time an image: {told}"
     sources = cite((r for r, _, _ in points), "evaluate", "latency")
     return Plot("latency-accuracy", caption, svg, alt, sources)

@@ -35,10 +35,21 @@ class AlikeRows:
     Attributes:
         way: what they have in common, in words; "" where nothing was timed.
         rows: by backbone.
+        others: titles of backbones whose fine-tuned network was timed with the weights
+            of another training than the accuracy is of: that time is left out.
     """
 
     way: str
     rows: Mapping[str, Row]
+    others: tuple[str, ...] = ()
+
+    @property
+    def others_text(self) -> str:
+        """What is left out, in words; "" where nothing is."""
+        if not self.others:
+            return ""
+        names = ", ".join(self.others)
+        return f"left out, timed with another training's weights: {names}"
 
     def image_ms(self, name: str) -> float | None:
         """Milliseconds an image at the median step; None where there is no row."""
@@ -54,18 +65,23 @@ def find_alike(run: RunRows) -> AlikeRows:
     """Of the ways that inference was timed, the one that most backbones share; of
     equals the first. The fine-tuned networks, and where none was timed those with
     their 1000 classes."""
+    others: dict[str, None] = {}
     for model in (FINETUNED_MODEL, IMAGENET_MODEL):
         ways: dict[tuple[Any, ...], dict[str, Row]] = {}
         for results in run.backbones:
             for row in results.latency_runs:
-                if row.get("model") == model and _is_usable(row):
+                if row.get("model") != model or not _is_usable(row):
+                    continue
+                if not results.is_of_training(row):
+                    others[results.title] = None
+                else:
                     way = tuple(row.get(key) for key in _ALIKE)
                     ways.setdefault(way, {}).setdefault(results.name, row)
         if ways:
             # max() gives the first of equals.
             rows = max(ways.values(), key=len)
-            return AlikeRows(_describe_way(*rows.values()), rows)
-    return AlikeRows("", {})
+            return AlikeRows(_describe_way(*rows.values()), rows, (*others,))
+    return AlikeRows("", {}, (*others,))
 
 
 def _is_usable(row: Row) -> bool:
@@ -175,6 +191,8 @@ def _notes(
         )
     if alike.way:
         yield f"Time an image: the median step divided by its batch; {alike.way}."
+    if alike.others:
+        yield f"{alike.others_text[:1].upper()}{alike.others_text[1:]}."
     invalid = [
         results.title
         for results in run.backbones

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tlperf.core.choices import Precision, Preset, Runtime
+from tlperf.core.choices import Precision, Preset, Protocol, Runtime
 from tlperf.core.files import to_json
 from tlperf.core.results import RESULTS_NAME, latest
 from tlperf.reference.backbones import BACKBONES, KERAS_BACKBONES
@@ -129,6 +129,18 @@ class BackboneRows:
             )
 
         return min(known, key=strangeness, default={})
+
+    def is_of_training(self, run: Row) -> bool:
+        """Whether a network was timed with the weights that the accuracy is of, or with
+        random ones. Older rows do not tell: what was timed before the newest training
+        was another one's."""
+        is_trained = run.get("model") == FINETUNED_MODEL
+        is_trained &= run.get("protocol") != Protocol.TRAIN_STEP
+        if is_trained and "weights_sha256" not in run:
+            return self.lines.get("latency", 0) >= self.lines.get("train", 0)
+        timed = run.get("weights_sha256")
+        known = [row.get("weights_sha256") for row in (self.evaluate, self.train)]
+        return timed is None or timed in known or not any(known)
 
     @property
     def epochs(self) -> tuple[Row, ...]:

@@ -98,7 +98,7 @@ def _summary(run: RunRows, ledger: Ledger) -> Section:
             _gallery(
                 _timed((draw_tradeoff(run),), run),
                 "Accuracy by time: not measured. It needs an evaluation, and a timed "
-                "row of the fine-tuned network.",
+                "row of the fine-tuned network with the same weights.",
             ),
             facts.summary_table(run, ledger),
             Paragraph(
