@@ -72,7 +72,8 @@ def test_what_else_than_chance_is_behind_a_difference():
     one = accuracy(golden_rows(), "xception")
     assert one["note"] == (
         "400 test images, not the study's 800; batch size 16, not 32; epochs 3, not "
-        "10; normalisation tf (-1 to 1), the study's is most plausibly x/255"
+        "10; normalisation tf (-1 to 1), the study's is most plausibly x/255; images "
+        "of 150 pixels, not the backbone's own 299 (the study states none)"
     )
     one = accuracy(golden_rows(), "resnet50")
     assert "learning rate 0.001, not 5e-05; optimiser Adagrad, not Adam" in one["note"]
@@ -82,6 +83,10 @@ def test_what_else_than_chance_is_behind_a_difference():
     same = trained("vgg16", preprocess="paper")
     rows = [row("train", "vgg16", same), row("evaluate", "vgg16", evaluated())]
     assert "normalisation" not in accuracy(rows)["note"]
+    small = trained("vgg16", image_size=75)
+    rows = [row("train", "vgg16", small), row("evaluate", "vgg16", evaluated())]
+    note = accuracy(rows)["note"]
+    assert "images of 75 pixels, not the backbone's own 224" in note
     frozen = trained("vgg16", freeze="all")
     rows = [row("train", "vgg16", frozen), row("evaluate", "vgg16", evaluated())]
     assert "freeze all, not Table 2's" in accuracy(rows)["note"]

@@ -41,6 +41,7 @@ _STUDY_CLASSES = (
 # The trainer has this one loss and this one metric, so rows do not repeat them.
 _LOSS, _METRIC = "cross-entropy", "accuracy"
 _FIRST_ACTIVE = {spec.name: spec.first_active for spec in BACKBONES}
+_NATIVE_SIZES = {spec.name: spec.native_size for spec in BACKBONES}
 SMOKE = "smoke run"
 
 
@@ -267,6 +268,13 @@ def _score_note(results: BackboneRows) -> str:
         parts.append(
             f"normalisation {name_preprocessing(used)}, the study's is most plausibly "
             f"{STUDY_NORMALISATION}"
+        )
+    size = finite(results.train.get("image_size"))
+    own = _NATIVE_SIZES.get(results.name)
+    if None not in (size, own) and size != own:
+        parts.append(
+            f"images of {size} pixels, not the backbone's own {own} (the study states "
+            "none)"
         )
     freeze = results.train.get("freeze")
     if freeze not in (None, "paper"):
