@@ -87,13 +87,15 @@ def load_keras_weights(model: Any, path: pathlib.Path) -> None:
         try:
             model.load_weights(named)
         except (ValueError, OSError, KeyError, UserWarning) as error:
-            first_line = str(error).strip().splitlines()[0]
+            # What follows in a warning of Keras' is as if loading had gone on.
+            reason = str(error).strip().splitlines()[0].split(". ")[0]
             raise TlperfError(
                 ExitCode.CONFIG,
                 "weights_mismatch",
                 path=path,
-                found=f"does not fit {model.name} ({first_line})",
-                remedy="give weights of this backbone without its top",
+                found=f"does not fit {model.name} ({reason})",
+                remedy="these are weights of another network, or of part of one; give "
+                "those of this backbone without its top",
             ) from error
 
 
