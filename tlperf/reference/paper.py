@@ -3,8 +3,7 @@
     published("xception", "Table 11", "accuracy").value  # 0.9587500095367432
     [figure for figure in FIGURES if figure.table == "Table 1"]
 
-Source: J. E. Hernández and C. G. Rodríguez, "Aprendizaje por Transferencia", UAQ, 2022.
-Values stand as printed; nothing is rounded or mended here.
+Source: see `SOURCE`. Values stand as printed; nothing is rounded or mended here.
 """
 
 import dataclasses
@@ -13,6 +12,10 @@ from typing import Any
 from tlperf.reference.backbones import BACKBONES
 
 Value = float | int | str
+
+SOURCE = (
+    'J. E. Hernández and C. G. Rodríguez, "Aprendizaje por Transferencia", UAQ, 2022'
+)
 
 
 @dataclasses.dataclass(frozen=True)

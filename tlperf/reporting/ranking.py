@@ -199,7 +199,10 @@ def _notes(
         if results.name in alike.rows and not alike.is_valid(results.name)
     ]
     if invalid:
-        yield f"Marked invalid, so without a place by time: {', '.join(invalid)}."
+        yield (
+            f"Marked invalid, so without a place by time: {', '.join(invalid)}. The "
+            "warnings of each say why."
+        )
     yield "Training time is of all epochs, validation included."
     for key, words in _TRAINED_UNLIKE.items():
         groups: dict[str, list[str]] = collections.defaultdict(list)

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator
 
 from tlperf.core.units import NOT_AVAILABLE
+from tlperf.reference.paper import SOURCE
 from tlperf.reporting import facts, study_tables
 from tlperf.reporting.backbone_section import (
     backbone_section,
@@ -93,6 +94,11 @@ def _summary(run: RunRows, ledger: Ledger) -> Section:
     return Section(
         "Summary",
         (
+            Paragraph(
+                f"The study: {SOURCE}. It fine-tuned six ImageNet networks of Keras on "
+                "photos of cats and dogs; the tables and figures that are named below "
+                "are its own."
+            ),
             Paragraph(f"Measured backbones: {names}."),
             ranking_table(run),
             _gallery(
