@@ -159,7 +159,7 @@ class BackboneRows:
         found = [
             f"{stage}: {text}"
             for stage, row in self.rows.items()
-            if stage != "preprocess" or not train or _is_of_training(row, train)
+            if stage != "preprocess" or not train or _is_check_of(row, train)
             for text in _texts(row.get("warnings"))
         ]
         found += [
@@ -184,7 +184,7 @@ def cite(backbones: Iterable[BackboneRows], *stages: str) -> tuple[Source, ...]:
     )
 
 
-def _is_of_training(check: Row, train: Row) -> bool:
+def _is_check_of(check: Row, train: Row) -> bool:
     """Whether a check looked at what a training was given: the same weights under the
     same --preprocess."""
 
