@@ -14,7 +14,7 @@ the rounds and its output compared with Keras' own.
 `runtimes.md` in the working directory has medians of the paired ratios with their 95 %
 intervals (order statistics, of the rounds of one process: `tlperf latency` takes
 several), and geometric means of the medians over the networks. The fastest of ours is
-chosen by the first third of the rounds, its ratio is of the others. The bound is what a
+chosen for each round by all the others. The bound is what a
 step's multiply-adds take at the rate of a large product, measured in the same rounds:
 predict by it is what no runtime can gain more than, short of kernels that multiply
 less. A runtime that is not installed is left out and named.
@@ -52,15 +52,28 @@ PAIRS = (
 ROWS: dict[str, dict] = {}
 
 
-def find_best(secs: Mapping[str, Sequence[float]]) -> tuple[str, int]:
-    """The fastest of ours by its median over the first rounds, and how many these are:
-    a figure of the others is not flattered by the choice."""
-    count = -(-len(secs["tf"]) // 3)
-    best = min(
-        (name for name in OURS if name in secs),
-        key=lambda name: statistics.median(secs[name][:count]),
-    )
-    return best, count
+def find_best(secs: Mapping[str, Sequence[float]], *, without: int = -1) -> str:
+    """The fastest of ours by its median over the rounds.
+
+    Args:
+        secs: by side, a value a round.
+        without: a round that is not looked at: its figure is not flattered by a choice
+            that the others made.
+    """
+
+    def middle(name: str) -> float:
+        known = [one for place, one in enumerate(secs[name]) if place != without]
+        return statistics.median(known)
+
+    return min((name for name in OURS if name in secs), key=middle)
+
+
+def side_secs(secs: Mapping[str, Sequence[float]], name: str) -> Sequence[float] | None:
+    """A side's value of each round; None where it was not measured."""
+    if name != "best":
+        return secs.get(name)
+    rounds = range(len(secs["tf"]))
+    return [secs[find_best(secs, without=place)][place] for place in rounds]
 
 
 def pair_ratio(
@@ -68,11 +81,9 @@ def pair_ratio(
 ) -> tuple[float, float, float] | None:
     """Median of the paired ratios and its interval's edges; None where a side was not
     measured, NaN edges of too few rounds."""
-    best, count = find_best(secs)
-    names = [best if name == "best" else name for name in pair]
-    if not all(name in secs for name in names):
+    above, below = (side_secs(secs, name) for name in pair)
+    if above is None or below is None:
         return None
-    above, below = (secs[name][count * ("best" in pair) :] for name in names)
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     low, high = percentile_interval(ratios, 50) or (float("nan"),) * 2
     return statistics.median(ratios), low, high
@@ -100,7 +111,7 @@ def render_runtimes(rows: Mapping[str, dict]) -> str:
             else NOT_AVAILABLE
             for name in names
         ]
-        cells += [find_best(secs)[0], str(len(secs["tf"]))]
+        cells += [find_best(secs), str(len(secs["tf"]))]
         cells.append(format_bytes(row["process_peak_memory_bytes"]))
         lines.append(f"| {backbone} | {' | '.join(cells)} |")
     titles = [f"{above} / {below}" for above, below in PAIRS]

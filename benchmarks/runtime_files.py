@@ -32,9 +32,7 @@ def _export_ours(kind: ExportFormat) -> Callable[[keras.Model, pathlib.Path], No
     """As the runtimes of tlperf do."""
 
     def export(model: keras.Model, path: pathlib.Path) -> None:
-        requests = 1
-        if kind is ExportFormat.OPENVINO:
-            requests, _ = split_requests(model, BATCH_SIZE, usable_cores())
+        requests, _ = split_requests(model, BATCH_SIZE, usable_cores())
         export_network(model, path, kind, batch_size=BATCH_SIZE // requests)
 
     return export

@@ -186,7 +186,7 @@ def test_gpus_as_the_driver_tells_them(tmp_path):
 
 
 def test_paired_ratios_and_their_table():
-    from benchmarks.bench_runtimes import pair_ratio, render_runtimes
+    from benchmarks.bench_runtimes import find_best, pair_ratio, render_runtimes
 
     drift = [1.0 + 0.1 * number for number in range(9)]  # of the machine
     secs = {
@@ -198,6 +198,13 @@ def test_paired_ratios_and_their_table():
     assert pair_ratio(secs, ("keras predict", "tf")) == pytest.approx((2.0, 2.0, 2.0))
     assert pair_ratio(secs, ("keras predict", "best")) == pytest.approx((2.5,) * 3)
     assert pair_ratio(secs, ("openvino", "openvino by hand")) is None
+    # Of each round the fastest is chosen by the others: 4 / 2, 4 / 2 and 4 / 9, where
+    # tf is by all three.
+    three = {"keras predict": [4.0] * 3, "tf": [1.0, 1.9, 9.0], "openvino": [2.0] * 3}
+    assert find_best(three) == "tf"
+    found = pair_ratio(three, ("keras predict", "best"))
+    assert found is not None
+    assert found[0] == pytest.approx(2.0)
     row = {
         "secs": secs,
         "left_out": ["onnxruntime: no package onnxruntime; pip install it"],
