@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -271,6 +272,39 @@ def test_dry_run_writes_nothing_and_tells_the_same(pets, stored, tmp_path):
     written = sum(path.stat().st_size for path in shards)
     assert plan["forecast_bytes"] == pytest.approx(written, rel=0.05)
     assert plan["free_bytes"] > 0
+
+
+def test_the_same_files_under_another_name_are_the_same_dataset(pets, tmp_path):
+    """A folder, a copy of it and an archive of it, unless --name gives a name."""
+    data_dir = tmp_path / "data"
+    first = write_dataset(config(pets), data_dir)
+    copy = shutil.copytree(pets, tmp_path / "copied")
+    archive = shutil.make_archive(str(tmp_path / "archived"), "zip", pets)
+    for source in (copy, archive):
+        again = write_dataset(config(source), data_dir)
+        assert (again["reused"], again["name"]) == (True, first["name"])
+    with pytest.raises(TlperfError, match="name is 'pets' there, 'copied' here"):
+        write_dataset(config(copy, name="copied"), data_dir)
+    (copy / "cats" / "one_more.jpg").write_bytes(image_bytes(99))
+    with pytest.raises(TlperfError, match="the source's files: digest"):
+        write_dataset(config(copy), data_dir)
+
+
+def test_what_is_left_out_is_told_in_a_line(pets, tmp_path, capsys):
+    """Written, and found there again; not where all is used."""
+    source = shutil.copytree(pets, tmp_path / "pets")
+    data_dir = tmp_path / "data"
+    write_dataset(config(source), tmp_path / "whole")
+    assert "left out" not in capsys.readouterr().err
+    (source / "cats" / "empty.jpg").write_bytes(b"")
+    (source / "dogs" / "text.jpg").write_bytes(b"no image")
+    for _ in range(2):
+        reasons = write_dataset(config(source), data_dir)["reasons"]
+        (line,) = capsys.readouterr().err.splitlines()
+        told = ", ".join(f"1 {reason}" for reason in reasons)
+        assert line == (
+            f"tlperf shard: 2 files left out ({told}): {data_dir}/quarantine.jsonl"
+        )
 
 
 def test_a_folder_of_somebody_else_is_left_alone(pets, tmp_path):

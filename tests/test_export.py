@@ -492,8 +492,13 @@ def test_a_missing_package_is_told_before_any_work(
     line = capsys.readouterr().err
     assert code == ExitCode.UNAVAILABLE
     assert f"not_installed: no package {package}" in line
-    assert "pip install 'tlperf[runtimes]'" in line
+    assert (
+        f"pip install 'tlperf[runtimes]', or leave {kind} out of --export_format: "
+        "nothing was written" in line
+    )
     assert not (tmp_path / "w").exists()
+    cli.main(["export", workdir, f"--export_format={kind}"])
+    assert "or leave" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,13 @@ import time
 import pytest
 
 from tlperf.core import files
+from tlperf.core.choices import Protocol
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.settings import RunConfig, TrainConfig
-from tlperf.job.run import measure_matmul_gflops, plan_job, stage_job
+from tlperf.core.settings import LatencyConfig, RunConfig, TrainConfig
+from tlperf.job import plan
+from tlperf.job.plan import measure_matmul_gflops, plan_job, plan_latency
+from tlperf.job.run import stage_job
+from tlperf.reporting.plan_terminal import render_job_plan, render_latency_plan
 
 
 def tlperf(*arguments):
@@ -126,6 +130,17 @@ def test_a_backbone_that_fails_does_not_end_the_others(photos_dir, tmp_path, cap
     assert line.split()[:2] == ["vgg16", "1"]
 
 
+def test_one_mistake_is_told_in_one_line(tmp_path):
+    """Of one backbone; the process that found it has told it."""
+    done = tlperf(
+        *("latency", "--backbones=vgg16", "--protocol=train_step", "--devices=cpu"),
+        *("--freeze=block9", "--image_size=32", f"--workdir={tmp_path}"),
+    )
+    assert done.returncode == ExitCode.USAGE
+    (line,) = [line for line in done.stderr.splitlines() if ": E" in line]
+    assert "block9" in line
+
+
 def test_a_run_that_is_stopped_goes_on(photos_dir, tmp_path):
     """Stopped by a signal to the parent alone; what is done is not done again."""
     command = [
@@ -141,8 +156,9 @@ def test_a_run_that_is_stopped_goes_on(photos_dir, tmp_path):
         process.terminate()
         _, text = process.communicate(timeout=60)
     assert process.returncode == ExitCode.RETRY, text
-    assert "SIGTERM while resnet50 was run; run again with --resume" in text
-    assert "all is saved" in text
+    (line,) = [line for line in text.splitlines() if ": E" in line]
+    assert line.startswith("tlperf train: E75 stopped: ")
+    assert "all is saved; run again with --resume" in line
     done = len(files.read_json_lines(history))
     again = tlperf(*command[3:-3], f"--epochs={done + 1}", *command[-2:], "--resume")
     assert again.returncode == 0, again.stderr
@@ -155,17 +171,58 @@ def test_a_run_that_is_stopped_goes_on(photos_dir, tmp_path):
 
 def test_a_plan_counts_steps_and_bounds_the_time_and_writes_nothing(tmp_path):
     config = RunConfig(workdir=str(tmp_path / "w"), backbones="xception")
-    plan = plan_job(config)
-    (run,) = plan["runs"]
+    planned = plan_job(config)
+    (run,) = planned["runs"]
     # 240 training, 80 validation and 80 test photos in batches of 32.
     assert (run["train_steps"], run["dropped_images"]) == (7, 16)
     assert (run["validation_steps"], run["test_steps"]) == (3, 3)
     # 7 steps of 32 images: 8.357 forward and twice 0.477 backward; 3 of validation.
     gflop = 2 * 10 * (7 * 32 * (8.357 + 2 * 0.477) + 3 * 32 * 8.357)
     assert run["train_gflop"] == pytest.approx(gflop)
-    rate = plan["cpu_matmul_gflops_per_sec"]
+    rate = planned["cpu_matmul_gflops_per_sec"]
     assert run["train_secs_at_cpu_matmul_rate"] == pytest.approx(gflop / rate)
+    # Predict and compiled, and compiled once more when fine-tuned; a run times each for
+    # a minute at most.
+    assert run["latency_rows"] == 3
+    secs = 3 * min(60, 300 * 32 * 2 * 8.357 / rate)
+    assert run["latency_secs_at_cpu_matmul_rate"] == pytest.approx(secs)
+    text = render_job_plan(planned)
+    (line,) = [one for one in text.splitlines() if one.startswith("xception")]
+    assert line.split()[:7] == ["xception", "299", "10", "7", "3", "3", "16"]
+    assert f"at this CPU's matrix-product rate, {rate:.0f} GFLOP/s: a measure" in text
     assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(
+    ("latency", "secs"),
+    [
+        ({}, 300 * 8 * 2 * 15.47 / 1000),
+        ({"min_secs": 100.0}, 100.0),
+        ({"latency_secs": 5.0}, 5.0),
+    ],
+)
+def test_a_plan_of_latency_names_its_rows(tmp_path, monkeypatch, latency, secs):
+    monkeypatch.setattr(plan, "measure_matmul_gflops", lambda: 1000.0)
+    config = RunConfig(
+        workdir=str(tmp_path / "w"),
+        backbones="vgg16",
+        latency=LatencyConfig(
+            protocols=(Protocol.COMPILED,), batch_size=8, **{"min_secs": 0.0, **latency}
+        ),
+    )
+    found = plan_latency(config)
+    (row,) = found["rows"]
+    assert (row["backbone"], row["kind"], row["batch_size"]) == ("vgg16", "imagenet", 8)
+    assert found["timed_secs_at_cpu_matmul_rate"] == pytest.approx(secs, rel=1e-3)
+    text = render_latency_plan(found)
+    assert "1 row, each of 5 processes, 300 steps and" in text
+    assert ("at most 5 s" in text) == ("latency_secs" in latency)
+    assert not (tmp_path / "w").exists()
+
+
+def test_steps_of_unknown_arithmetic_have_no_time(tmp_path):
+    config = RunConfig(workdir=str(tmp_path), backbones="keras:VGG19")
+    assert plan_latency(config)["timed_secs_at_cpu_matmul_rate"] is None
 
 
 def test_the_matrix_rate_is_a_real_measurement():

@@ -18,7 +18,7 @@ import pytest
 from tests.timings import make_cell, make_row, make_trial
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.settings import RunConfig
-from tlperf.job.run import plan_job
+from tlperf.job.plan import plan_job
 from tlperf.latency.protocols import Subject
 from tlperf.latency.trial import network_facts
 from tlperf.model.build import build_backbone, build_classifier, build_imagenet_model

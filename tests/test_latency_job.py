@@ -13,12 +13,14 @@ import pytest
 from tests.timings import make_trial
 from tlperf.core import files, machine
 from tlperf.core.choices import Precision, Protocol, Runtime, Sweep, Xla
-from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.errors import ExitCode, TlperfError, ToldError
 from tlperf.core.results import read_results
 from tlperf.core.settings import DeviceConfig, InputConfig, LatencyConfig, RunConfig
 from tlperf.job import timing, trial
 from tlperf.job.trial import REPLICAS_NAME
 from tlperf.latency.cells import FINETUNED, Cell
+from tlperf.reporting.check import check_workdir
+from tlperf.reporting.latency_terminal import render_check
 
 SMALL = (
     *("--backbones=keras:MobileNet", "--protocol=stream", "--processes=2"),
@@ -71,6 +73,7 @@ class Children:
         self.fits, self.code, self.cells = fits, code, []
         self.replicas = replicas
         self.fails = fails or (lambda cell, process: 0)
+        self.has_told = False
 
     def __call__(self):
         return self
@@ -84,6 +87,7 @@ class Children:
             told = pathlib.Path(out).with_name(REPLICAS_NAME)
             files.write_json(told, self.replicas)
         if code := self.code or self.fails(cell, int(process)):
+            self.has_told = True
             return code
         if cell.batch_size > self.fits:
             return int(ExitCode.MEMORY)
@@ -106,6 +110,43 @@ def config_of(workdir, **latency):
 def time_with(monkeypatch, children, config):
     monkeypatch.setattr(timing, "Child", children)
     return timing.time_backbones(config)
+
+
+def test_one_cell_that_fails_and_says_why_is_not_told_again(tmp_path, monkeypatch):
+    config = config_of(tmp_path, protocols=(Protocol.COMPILED,))
+    for backbones, kind in (("vgg16", ToldError), ("vgg16,xception", TlperfError)):
+        config = dataclasses.replace(config, backbones=backbones)
+        outcome = time_with(monkeypatch, Children(code=78), config)
+        with pytest.raises(TlperfError, match="cell_failed") as caught:
+            outcome.raise_failure()
+        assert type(caught.value) is kind
+        assert caught.value.code == ExitCode.CONFIG
+
+
+def test_how_long_it_may_take_is_told(tmp_path, monkeypatch, capsys):
+    config = config_of(tmp_path, processes=5)
+    time_with(monkeypatch, Children(), config)
+    before, after = [
+        line for line in capsys.readouterr().err.splitlines() if "latency: " in line
+    ]
+    assert before == (
+        "latency: 4 rows in 5 processes each, 300 steps and 10 s of steps a row"
+    )
+    assert after.startswith("latency: the first process of every row took ")
+    assert ", the other 4 may take " in after
+
+
+def test_of_trials_that_are_there_no_time_is_told(tmp_path, monkeypatch, capsys):
+    """What the first process of every row took is not known."""
+
+    def fails(cell, process):
+        return 70 if process == 4 else 0
+
+    config = config_of(tmp_path, protocols=(Protocol.COMPILED,))
+    time_with(monkeypatch, Children(fails=fails), config)
+    capsys.readouterr()
+    time_with(monkeypatch, Children(), resumed(config))
+    assert "may take" not in capsys.readouterr().err
 
 
 def test_processes_go_round_by_round(tmp_path, monkeypatch):
@@ -228,6 +269,9 @@ def test_memory_that_ends_late_in_a_sweep_is_a_failure(tmp_path, monkeypatch):
     assert sizes == [1, 2, 8]
     assert list(outcome.failures.values()) == [ExitCode.MEMORY]
     assert len([*(tmp_path / "trials").glob("*.json")]) == 1
+    checked = check_workdir(tmp_path)
+    assert checked["unfinished"] == 1
+    assert "1 process of rows that are not finished: tlperf" in render_check(checked)
 
 
 def resumed(config):

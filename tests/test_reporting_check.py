@@ -14,7 +14,7 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import machine_facts, package_versions
 from tlperf.core.results import append_result, read_results, settings_digest
 from tlperf.core.settings import LatencyConfig, RunConfig
-from tlperf.core.trials import TOLERANCES
+from tlperf.core.trials import TOLERANCES, TRIALS_FOLDER
 from tlperf.latency.cells import FINETUNED, IMAGENET, Cell
 from tlperf.latency.rows import build_row
 from tlperf.reference.backbones import BACKBONES, find_backbone
@@ -325,7 +325,7 @@ def test_changed_rows_are_all_refused(good_row, record_property):
     for name, row in mutated.items():
         checked = check_rows([json.loads(json.dumps(row))])
         files.to_json(checked)  # no NaN comes through
-        render_check({"rows": checked, "ok": False})
+        render_check({"rows": checked, "ok": False, "unfinished": 0})
         if len(checked) != 1 or checked[0]["ok"] or not checked[0]["problems"]:
             taken.append(name)
     assert taken == []
@@ -482,7 +482,7 @@ def checked_row(backbone, *problems):
 
 def lacking_lines(*rows):
     """What stands between the table and the count."""
-    text = render_check({"rows": rows, "ok": False})
+    text = render_check({"rows": rows, "ok": False, "unfinished": 0})
     return text.splitlines()[1 + len(rows) : -1]
 
 
@@ -533,7 +533,22 @@ def test_no_timed_row_is_no_good_one(tmp_path):
         with pytest.raises(TlperfError, match="no timed row") as caught:
             check_workdir(tmp_path)
         assert caught.value.code is ExitCode.NO_INPUT
+        assert caught.value.remedy.startswith("run tlperf latency first")
         append_result(tmp_path, stage="train", backbone="vgg16", result={}, settings={})
+
+
+def test_processes_of_rows_that_are_not_written_are_named(tmp_path):
+    """As a `latency` that was stopped in its first round leaves them."""
+    for number in range(2):
+        files.write_json(tmp_path / TRIALS_FOLDER / f"{number}-0.json", {})
+    with pytest.raises(TlperfError) as caught:
+        check_workdir(tmp_path)
+    assert caught.value.remedy == (
+        "2 processes of rows that are not finished: tlperf latency --resume with the "
+        "same flags goes on with them"
+    )
+    write_row(tmp_path, make_cell())
+    assert check_workdir(tmp_path)["unfinished"] == 2
 
 
 def test_a_settings_digest_is_of_the_settings(good_row):

@@ -24,7 +24,7 @@ from tlperf.job.outcome import run_guarded
 from tlperf.reporting import terminal
 
 # Commands whose --dry_run is a plan; the others show the settings they would use.
-_PLANNED = ("run", "shard", "train")
+_PLANNED = ("run", "shard", "train", "latency")
 
 
 def parse_values(command: str, arguments: Sequence[str]) -> dict[str, Any]:

@@ -52,10 +52,10 @@ class Command:
 
 
 def _run(config: RunConfig, values: dict[str, Any]) -> Outcome:
-    from tlperf.job import run
+    from tlperf.job import plan, run
 
     if values["dry_run"]:
-        return run.plan_job(config), ExitCode.OK
+        return plan.plan_job(config), ExitCode.OK
     # Not before: a refused call keeps the flags of the run that is there.
     accepted = functools.partial(write_flagfile, "run", values)
     return run.run_job(config, on_accepted=accepted), ExitCode.OK
@@ -104,11 +104,11 @@ def _input(config: RunConfig, values: dict[str, Any]) -> Outcome:
 
 
 def _train(config: RunConfig, values: dict[str, Any]) -> Outcome:
-    from tlperf.job import run
+    from tlperf.job import plan, run
 
     if values["dry_run"]:
         planned = dataclasses.replace(config, reuse_data=True)
-        return run.plan_job(planned), ExitCode.OK
+        return plan.plan_job(planned), ExitCode.OK
     return run.stage_job(config, "train"), ExitCode.OK
 
 
@@ -119,8 +119,11 @@ def _evaluate(config: RunConfig, values: dict[str, Any]) -> Outcome:
 
 
 def _latency(config: RunConfig, values: dict[str, Any]) -> Outcome:
+    from tlperf.job.plan import plan_latency
     from tlperf.job.run import latency_job
 
+    if values["dry_run"]:
+        return plan_latency(config), ExitCode.OK
     return latency_job(config), ExitCode.OK
 
 

@@ -98,6 +98,11 @@ class TlperfError(Exception):
         return f"tlperf {command}: E{int(self.code)} {self.text()}"
 
 
+class ToldError(TlperfError):
+    """An error that a child process has told on stderr: it ends this process with its
+    exit code, and no second line."""
+
+
 def _restore_error(kind: type[TlperfError], values: dict[str, Any]) -> TlperfError:
     error = kind.__new__(kind)
     error.__dict__.update(values)

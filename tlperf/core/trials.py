@@ -38,6 +38,8 @@ from tlperf.core.statistics import (
 )
 from tlperf.core.units import format_count, ratio
 
+# In a workdir: what was measured of rows that are not written yet.
+TRIALS_FOLDER = "trials"
 LEAST_SAMPLES = 10
 LEAST_PROCESSES = 5
 MOST_HALF_WIDTH = 0.1

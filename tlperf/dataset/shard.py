@@ -15,7 +15,7 @@ import functools
 import pathlib
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tlperf.core.choices import Format
@@ -23,6 +23,7 @@ from tlperf.core.files import sha256_file, write_text
 from tlperf.core.locks import directory_lock
 from tlperf.core.progress import ImageBar, log
 from tlperf.core.settings import DataConfig
+from tlperf.core.units import format_count
 from tlperf.dataset import directory, resume
 from tlperf.dataset.ingest import (
     check_bad,
@@ -78,7 +79,13 @@ def write_dataset(
         else:
             job = plan_job(config)
             held.enter_context(directory_lock(data_dir))
-        stored, is_whole = _find_stored(job, data_dir, workers=workers)
+        stored = directory.read_stored(data_dir)
+        if stored and not config.name:
+            # The folder's or archive's name, and the same files may have another.
+            job = dataclasses.replace(job, name=stored.name)
+        is_whole = False
+        if stored:
+            is_whole = _is_whole(stored, job, data_dir, workers=workers)
         if stored and is_whole:
             manifest, kept = _recount(stored, job), len(stored.shards)
         else:
@@ -138,18 +145,14 @@ def plan_dataset(config: DataConfig, data_dir: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def _find_stored(
-    job: Job, data_dir: pathlib.Path, *, workers: Workers
-) -> tuple[Manifest | None, bool]:
-    """The manifest of an equal dataset, if one is sealed there, and whether it is
-    whole.
+def _is_whole(
+    manifest: Manifest, job: Job, data_dir: pathlib.Path, *, workers: Workers
+) -> bool:
+    """Whether what is sealed there is what the job would store, to the byte.
 
     Raises:
-        TlperfError: exit code 73, where `data_dir` holds something else.
+        TlperfError: exit code 73, where it is another dataset.
     """
-    manifest = directory.read_stored(data_dir)
-    if manifest is None:
-        return None, False
     directory.check_equal(
         data_dir, manifest, settings=job.settings, classes=job.listing.classes
     )
@@ -170,7 +173,16 @@ def _find_stored(
     for file, what in _find_damage(data_dir, manifest, workers=workers):
         log(f"tlperf shard: {file}: {what}; writing what is damaged again")
         is_whole = False
-    return manifest, is_whole
+    _tell_quarantined(manifest.reasons, data_dir)
+    return is_whole
+
+
+def _tell_quarantined(reasons: Mapping[str, int], data_dir: pathlib.Path) -> None:
+    """One line on stderr where files are left out; which they are stands in a file."""
+    if reasons:
+        told = ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+        count = format_count(sum(reasons.values()), "file")
+        log(f"tlperf shard: {count} left out ({told}): {data_dir / QUARANTINE}")
 
 
 def _find_damage(
@@ -201,6 +213,7 @@ def _write(
     # Before any refusal: this file tells what to mend.
     write_text(data_dir / QUARANTINE, quarantine_lines(found))
     check_bad(found.reasons, found.counts, config=job.config, path=found.first_bad)
+    _tell_quarantined(found.reasons, data_dir)
     planned = plan_records(job, found)
     tasks = planned.tasks(data_dir)
     finished = _find_finished(job, tasks, data_dir)

@@ -20,10 +20,14 @@ class Child:
     """A process, one at a time.
 
     It has a group of its own, so that the terminal's Ctrl-C reaches it once, by `stop`.
+
+    Attributes:
+        has_told: whether the last one failed and said why in an error line of its own.
     """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self.has_told = False
 
     def run(
         self, module: str, arguments: Sequence[str], *, title: str, stop: Stop
@@ -49,9 +53,12 @@ class Child:
                 self._process.kill()
                 raise
         self._process = None
+        # Every code of ours comes after an error line (`tlperf.job.outcome`).
+        self.has_told = code != ExitCode.OK and code in set(ExitCode)
         if code >= 0:
             return code
-        log(f"{title}: killed by signal {-code}" + _kill_hint(-code))
+        if not stop.wanted:  # else it was asked to end
+            log(f"{title}: killed by signal {-code}" + _kill_hint(-code))
         return ExitCode.MEMORY if code == -9 else ExitCode.INTERNAL
 
     def stop(self) -> None:

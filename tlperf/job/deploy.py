@@ -153,8 +153,10 @@ def export_job(config: RunConfig, request: ExportRequest) -> dict[str, Any]:
     start = time.perf_counter()
     refuse_workers("export")
     for kind in request.formats:  # before TensorFlow is imported
-        check_exporter(kind)
-        check_opener(kind)
+        without = f", or leave {kind} out of --export_format: nothing was written"
+        without = without if len(request.formats) > 1 else ""
+        check_exporter(kind, otherwise=without)
+        check_opener(kind, otherwise=without)
     chosen = find_trained(config, request.backbones)
     folder = request.folder or pathlib.Path(config.workdir) / "export"
     with directory_lock(folder):

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.errors import ExitCode, TlperfError, ToldError
 from tlperf.core.quiet import is_verbose
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -24,7 +24,8 @@ _MEMORY_TEXTS = (
 
 
 def run_guarded(command: str, action: Callable[[], object]) -> int:
-    """Runs `action`; its error becomes one line on stderr. Returns the exit code."""
+    """Runs `action`; its error becomes one line on stderr, unless a child process has
+    told it. Returns the exit code."""
     try:
         action()
     except TlperfError as error:
@@ -42,7 +43,8 @@ def run_guarded(command: str, action: Callable[[], object]) -> int:
 def _report(command: str, error: TlperfError) -> int:
     if is_verbose():
         traceback.print_exc()
-    print(error.line(command), file=sys.stderr, flush=True)
+    if not isinstance(error, ToldError):
+        print(error.line(command), file=sys.stderr, flush=True)
     return int(error.code)
 
 

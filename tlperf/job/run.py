@@ -1,7 +1,6 @@
 """The main job: shard if needed, then train, evaluate and time each backbone, report.
 
 result = run_job(RunConfig(workdir="w", preset=Preset.QUICK, ...))
-plan = plan_job(config)     # --dry_run: nothing is written
 """
 
 import pathlib
@@ -9,26 +8,19 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from tlperf.core.progress import log
 from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.album import ALBUM_FOLDER, write_album
 from tlperf.dataset.manifest import COMPLETE, read_manifest
-from tlperf.dataset.shard import plan_dataset, write_dataset
+from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
 from tlperf.job.sweep import BACKBONE_STAGES, run_sweep, write_settings
 from tlperf.job.timing import time_backbones
 from tlperf.job.workers import as_worker, refuse_workers, training_cluster
 from tlperf.model.weights import find_weights
 from tlperf.pipeline.endpoint import check_service
-from tlperf.pipeline.order import plan_evaluation, plan_training
-from tlperf.reference.backbones import (
-    BackboneSpec,
-    check_image_size,
-    parse_backbones,
-)
+from tlperf.reference.backbones import check_image_size, parse_backbones
 from tlperf.reporting import terminal
 from tlperf.reporting.latency_plots import write_latency_plots
 from tlperf.reporting.latency_terminal import render_latency
@@ -174,82 +166,3 @@ def summarise_runs(config: RunConfig) -> list[dict[str, Any]]:
         }
         for spec in parse_backbones(config.backbones)
     ]
-
-
-def plan_job(config: RunConfig) -> dict[str, Any]:
-    """What a run would do: data, steps, arithmetic; writes nothing.
-
-    The only time it can tell without training is what the arithmetic takes at this
-    CPU's matrix-product rate: a measure of size, not a forecast, least of all for GPUs.
-    """
-    specs = parse_backbones(config.backbones)
-    data = _plan_data(config)
-    counts = {name: sum(split.values()) for name, split in data["splits"].items()}
-    rate = measure_matmul_gflops()
-    return {
-        "data": data,
-        "cpu_matmul_gflops_per_sec": rate,
-        "runs": [_plan_backbone(spec, config, counts, rate) for spec in specs],
-    }
-
-
-def _plan_data(config: RunConfig) -> dict[str, Any]:
-    if not config.reuse_data:
-        return plan_dataset(config.data, config.data_path)
-    with open_dataset(config.data_path) as dataset:
-        return {"splits": dataset.manifest.splits, "reused": True}
-
-
-def _plan_backbone(
-    spec: BackboneSpec, config: RunConfig, counts: dict[str, int], rate: float
-) -> dict[str, Any]:
-    batch_size = config.input.batch_size
-    image_size = config.input.image_size or spec.native_size
-    train = plan_training(
-        count=counts["train"], batch_size=batch_size, seed=config.input.seed, epoch=0
-    )
-    validation = plan_evaluation(count=counts["validation"], batch_size=batch_size)
-    test = plan_evaluation(count=counts["test"], batch_size=batch_size)
-    scale = (image_size / spec.native_size) ** 2
-    active = _active_gmacs(spec, config.model.freeze)
-    gflop = None
-    if active is not None and spec.gmacs is not None:
-        # A backward pass of the active part costs two forward passes of it.
-        gmacs = train.steps * batch_size * (spec.gmacs + 2 * active)
-        gmacs += validation.steps * batch_size * spec.gmacs
-        gflop = 2 * scale * gmacs * config.training.epochs
-    return {
-        "backbone": spec.name,
-        "image_size": image_size,
-        "epochs": config.training.epochs,
-        "train_steps": train.steps,
-        "dropped_images": train.dropped,
-        "validation_steps": validation.steps,
-        "test_steps": test.steps,
-        "train_gflop": gflop,
-        "train_secs_at_cpu_matmul_rate": None if gflop is None else gflop / rate,
-    }
-
-
-def _active_gmacs(spec: BackboneSpec, freeze: str) -> float | None:
-    """Multiply-adds of the layers that are trained; None at a boundary of one's own and
-    for a backbone whose are not known."""
-    if spec.gmacs is None or spec.frozen_gmacs is None:
-        return None
-    known = {"paper": spec.gmacs - spec.frozen_gmacs, "all": 0.0, "none": spec.gmacs}
-    return known.get(freeze)
-
-
-def measure_matmul_gflops(side: int = 1024, repeats: int = 5) -> float:
-    """Float32 matrix-product rate of this CPU, GFLOP/s.
-
-    The best of a few products of side x side matrices, after one untimed.
-    """
-    a = np.ones((side, side), np.float32)
-    a @ a
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        a @ a
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / min(times) / 1e9

@@ -14,6 +14,7 @@ from typing import Any
 from tlperf.core import faults, files
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import peak_memory_bytes
+from tlperf.core.progress import log
 from tlperf.core.results import append_result, latest, read_results
 from tlperf.core.settings import RunConfig
 from tlperf.dataset.store import StoredDataset, open_dataset
@@ -57,6 +58,8 @@ class StageRunner:
     def run(self, stage: str, spec: BackboneSpec) -> dict[str, Any]:
         """Runs train, evaluate or latency, appends its row, returns its result."""
         result = self._stages[stage](spec)
+        for text in result.get("warnings", ()):
+            log(f"warning: {spec.name}: {text}")
         result["process_peak_memory_bytes"] = peak_memory_bytes()
         append_result(
             self.config.workdir,

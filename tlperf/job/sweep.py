@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tlperf.core import files
-from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.errors import ExitCode, TlperfError, ToldError
 from tlperf.core.progress import log
 from tlperf.core.results import latest, read_results
 from tlperf.core.settings import RunConfig
@@ -31,21 +31,24 @@ class SweepOutcome:
     Attributes:
         finished: backbones whose stages all ended well.
         failures: exit code by backbone.
+        is_told: whether all there is to say is in the line of the one that failed.
     """
 
     finished: tuple[str, ...]
     failures: dict[str, int]
+    is_told: bool = False
 
     def raise_failure(self) -> None:
         """Raises one error with the first failure's code, naming every backbone."""
         if not self.failures:
             return
+        kind = ToldError if self.is_told else TlperfError
         names = ", ".join(
             f"{name} (exit {code})" for name, code in self.failures.items()
         )
         first = next(iter(self.failures.values()))
         known = first in set(ExitCode)
-        raise TlperfError(
+        raise kind(
             ExitCode(first) if known else ExitCode.INTERNAL,
             "backbone_failed",
             found=f"{names}; finished: {', '.join(self.finished) or 'none'}",
@@ -88,14 +91,17 @@ def run_sweep(
             if is_alone:
                 wanted = pending_stages(config, spec, stages)
             log(f"{spec.name}: {', '.join(wanted) or 'all is there already'}")
-            code = int(ExitCode.OK)
+            code, is_told = int(ExitCode.OK), False
             if wanted and not stop.wanted:
                 arguments = [str(settings_path), spec.name, ",".join(wanted)]
                 code = child.run(
                     "tlperf.job.child", arguments, title=spec.name, stop=stop
                 )
+                is_told = child.has_told
             if stop.wanted or (code == ExitCode.RETRY and not is_alone):
-                raise TlperfError(
+                # What was saved, and how to go on, is in the child's line.
+                kind = ToldError if is_told else TlperfError
+                raise kind(
                     ExitCode.RETRY,
                     "stopped",
                     path=config.workdir,
@@ -109,7 +115,8 @@ def run_sweep(
             failures[spec.name] = code
             if not is_alone:
                 break  # the others end too, and nobody waits for who will not come
-    return SweepOutcome(tuple(finished), failures)
+    is_told = child.has_told and not finished and len(failures) == 1
+    return SweepOutcome(tuple(finished), failures, is_told)
 
 
 def pending_stages(

@@ -12,18 +12,20 @@ a sweep over batches the larger ones are left out.
 
 import dataclasses
 import pathlib
+import time
 from typing import Any
 
 from tlperf.core import files
 from tlperf.core.choices import Runtime, Sweep
-from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.errors import ExitCode, TlperfError, ToldError
 from tlperf.core.locks import directory_lock
 from tlperf.core.machine import code_facts, machine_and_gpu_facts
 from tlperf.core.progress import log, progress_bar
 from tlperf.core.results import append_result, latest, read_results
-from tlperf.core.settings import RunConfig
+from tlperf.core.settings import LatencyConfig, RunConfig
 from tlperf.core.stopping import Stop, stop_signals
-from tlperf.core.units import format_secs
+from tlperf.core.trials import TRIALS_FOLDER
+from tlperf.core.units import format_count, format_secs
 from tlperf.job.children import Child
 from tlperf.job.trial import REPLICAS_NAME
 from tlperf.latency.cells import FINETUNED, IMAGENET, Cell, plan_cells
@@ -60,10 +62,12 @@ class TimingOutcome:
     Attributes:
         rows: by backbone.
         failures: a cell in words to the exit code of its process.
+        is_told: whether all there is to say is in the line of the one that failed.
     """
 
     rows: dict[str, list[dict[str, Any]]]
     failures: dict[str, int]
+    is_told: bool = False
 
     def raise_failure(self) -> None:
         """Raises one error with the first failure's code, naming every cell."""
@@ -71,8 +75,9 @@ class TimingOutcome:
             return
         first = next(iter(self.failures.values()))
         known = first in set(ExitCode)
+        kind = ToldError if self.is_told else TlperfError
         cells = [f"{cell} (exit {code})" for cell, code in self.failures.items()]
-        raise TlperfError(
+        raise kind(
             ExitCode(first) if known else ExitCode.INTERNAL,
             "cell_failed",
             found="; ".join(cells),
@@ -88,22 +93,40 @@ def time_backbones(config: RunConfig) -> TimingOutcome:
             another process times in this workdir.
     """
     _check_runtimes(config)
-    slots = [_Slot(cell) for cell in _plan_all(config)]
-    folder = pathlib.Path(config.workdir) / "trials"
+    slots = [_Slot(cell) for cell in plan_rows(config)]
+    folder = pathlib.Path(config.workdir) / TRIALS_FOLDER
     with directory_lock(folder), stop_signals(lambda number: child.stop()) as stop:
         child = Child()
         if not config.training.resume:
             _clear(folder)
         runner = _Runner(config, folder, child=child, stop=stop)
-        count = config.latency.processes
-        total = count * len(slots)
-        with progress_bar(total=total, unit="process", title="latency") as bar:
-            for process in range(count):
-                for slot in slots:
-                    bar.set_postfix_str(slot.cell.text)
-                    runner.advance(slot, process, slots)
-                    bar.update()
-        return _collect(config, slots)
+        _run_rounds(config.latency, runner, slots)
+        return _collect(config, slots, is_told=child.has_told)
+
+
+def _run_rounds(config: LatencyConfig, runner: "_Runner", slots: list[_Slot]) -> None:
+    """A process of every cell, then the next of each; tells how long it may take."""
+    count, start = config.processes, time.perf_counter()
+    limit = f", at most {config.latency_secs:g} s" if config.latency_secs else ""
+    log(
+        f"latency: {format_count(len(slots), 'row')} in {count} processes each, "
+        f"{config.requested_samples} steps and {config.min_secs:g} s of steps a row"
+        f"{limit}"
+    )
+    total = count * len(slots)
+    with progress_bar(total=total, unit="process", title="latency") as bar:
+        for process in range(count):
+            for slot in slots:
+                bar.set_postfix_str(slot.cell.text)
+                runner.advance(slot, process, slots)
+                bar.update()
+            if process == 0 and count > 1 and not runner.found:
+                secs = time.perf_counter() - start
+                log(
+                    f"latency: the first process of every row took {format_secs(secs)} "
+                    f"in all, the other {count - 1} may take "
+                    f"{format_secs((count - 1) * secs)}"
+                )
 
 
 def _check_runtimes(config: RunConfig) -> None:
@@ -114,7 +137,9 @@ def _check_runtimes(config: RunConfig) -> None:
             check_installed("openvino")
 
 
-def _plan_all(config: RunConfig) -> list[Cell]:
+def plan_rows(config: RunConfig) -> list[Cell]:
+    """A cell a row of all backbones: networks with their 1000 classes, and fine-tuned
+    ones where the workdir has them."""
     trained = latest(read_results(config.workdir), "train")
     return [
         cell
@@ -142,6 +167,9 @@ class _Runner:
         folder: for what they measured.
         child: that runs them.
         stop: the wish to stop.
+
+    Attributes:
+        found: trials that were measured before.
     """
 
     def __init__(
@@ -149,6 +177,7 @@ class _Runner:
     ):
         self._config, self._folder = config, folder
         self._child, self._stop = child, stop
+        self.found = 0
         # What a trial depends on; `resume` is not among it.
         values = config.to_dict()
         parts = ("workdir", "input", "model", "device", "latency")
@@ -182,7 +211,9 @@ class _Runner:
         key = {"settings": self._settings, "cell": dataclasses.asdict(slot.cell)}
         digest = files.sha256_bytes(files.to_json(key).encode())[:16]
         path = self._folder / f"{digest}-{process}.json"
-        if not path.exists():
+        if path.exists():
+            self.found += 1
+        else:
             settings, cell = self._folder / "settings", self._folder / "cell"
             files.write_json(settings, self._config.to_dict())
             files.write_json(cell, dataclasses.asdict(slot.cell))
@@ -194,7 +225,8 @@ class _Runner:
                 stop=self._stop,
             )
             if self._stop.wanted:
-                raise TlperfError(
+                kind = ToldError if self._child.has_told else TlperfError
+                raise kind(
                     ExitCode.RETRY,
                     "stopped",
                     path=self._config.workdir,
@@ -244,8 +276,14 @@ class _Runner:
         slot.cell = dataclasses.replace(slot.cell, batch_size=batch_size)
 
 
-def _collect(config: RunConfig, slots: list[_Slot]) -> TimingOutcome:
-    """Rows into the workdir, for each backbone that has any; then their trials go."""
+def _collect(config: RunConfig, slots: list[_Slot], *, is_told: bool) -> TimingOutcome:
+    """Rows into the workdir, for each backbone that has any; then their trials go.
+
+    Args:
+        config: of all.
+        slots: that were measured, or failed.
+        is_told: whether the last process failed and said why.
+    """
     rows: dict[str, list[dict[str, Any]]] = {}
     devices: dict[str, dict[str, Any]] = {}
     whole = [slot for slot in slots if slot.trials and not slot.code]
@@ -269,4 +307,5 @@ def _collect(config: RunConfig, slots: list[_Slot]) -> TimingOutcome:
     for path in (path for slot in whole for path in slot.paths):
         path.unlink()
     failures = {slot.cell.text: slot.code for slot in slots if slot.code}
-    return TimingOutcome(rows, failures)
+    is_told = is_told and len(slots) == 1
+    return TimingOutcome(rows, failures, is_told)

@@ -12,7 +12,7 @@ from typing import Any
 
 from tlperf.core.progress import log
 from tlperf.core.settings import LatencyConfig
-from tlperf.core.units import format_secs
+from tlperf.core.units import format_count, format_secs
 from tlperf.device.setup import Compute
 from tlperf.latency.cells import Cell
 from tlperf.latency.probes import Probes
@@ -49,6 +49,11 @@ def measure_cells(
         compute: its first device is timed.
     """
     rows, probes = [], Probes(compute)
+    limit = f", at most {config.latency_secs:g} s each" if config.latency_secs else ""
+    log(
+        f"latency: {format_count(len(cells), 'row')} of {config.requested_samples} "
+        f"steps{limit}"
+    )
     for cell in cells:
         trial = take_trial(
             cell,

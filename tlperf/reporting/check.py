@@ -7,7 +7,8 @@ After the checkers of MLPerf's submissions. A row has to name what was timed, by
 code and versions, on which device, beside how much other load; it has to hold as many
 samples and seconds as were asked for; and it has to be valid. What a row says of
 itself is not believed: its figures are derived once more from its raw samples, and the
-rules that make it INVALID are applied again. Reads WORKDIR/results.jsonl, nothing else.
+rules that make it INVALID are applied again. Reads WORKDIR/results.jsonl, and counts
+what a `latency` that was stopped has left in WORKDIR/trials.
 """
 
 import math
@@ -25,11 +26,18 @@ from tlperf.core.results import (
     read_results,
     settings_digest,
 )
-from tlperf.core.trials import TOLERANCES, all_samples, derive_figures, find_faults
+from tlperf.core.trials import (
+    TOLERANCES,
+    TRIALS_FOLDER,
+    all_samples,
+    derive_figures,
+    find_faults,
+)
 from tlperf.reference import paper
 from tlperf.reference.backbones import BACKBONES
 from tlperf.reporting import kinds, shapes
 from tlperf.reporting.kinds import find_unlike
+from tlperf.reporting.reasons import describe_unfinished
 from tlperf.reporting.rows import IMAGENET_MODEL, Row, child
 
 _OTHER_STAGES = ("shard", "preprocess", "train", "evaluate")
@@ -44,21 +52,29 @@ _MOST_GFLOP_ERROR = 0.02
 
 
 def check_workdir(workdir: str | pathlib.Path) -> dict[str, Any]:
-    """The JSON of `check`.
+    """The JSON of `check`; `unfinished` counts the processes of rows that are not
+    written yet.
 
     Raises:
         TlperfError: 66 where there is no timed row.
     """
     checked = check_rows(read_results(workdir))
+    trials = pathlib.Path(workdir) / TRIALS_FOLDER
+    unfinished = len([*trials.glob("*.json")])
     if not checked:
+        remedy = "run tlperf latency first, or give the --workdir where it was run"
         raise TlperfError(
             ExitCode.NO_INPUT,
             "no_timed_rows",
             path=pathlib.Path(workdir) / RESULTS_NAME,
             found="no timed row",
-            remedy="run tlperf latency first, or give the --workdir where it was run",
+            remedy=describe_unfinished(unfinished) if unfinished else remedy,
         )
-    return {"rows": checked, "ok": all(row["ok"] for row in checked)}
+    return {
+        "rows": checked,
+        "ok": all(row["ok"] for row in checked),
+        "unfinished": unfinished,
+    }
 
 
 def check_rows(rows: Sequence[Any]) -> list[dict[str, Any]]:

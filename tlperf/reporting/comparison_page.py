@@ -13,6 +13,7 @@ from tlperf.core.units import (
     format_secs,
 )
 from tlperf.reference.backbones import BACKBONES, KERAS_BACKBONES
+from tlperf.reporting.banner import SMOKE_BANNER
 from tlperf.reporting.comparison_accuracy import TEST
 from tlperf.reporting.document import (
     NOT_MEASURED,
@@ -22,7 +23,6 @@ from tlperf.reporting.document import (
     Section,
     Table,
 )
-from tlperf.reporting.sections import SMOKE_BANNER
 from tlperf.reporting.study_tables import format_edges
 from tlperf.reporting.verdicts import VERDICTS, verdict_word
 
@@ -157,7 +157,9 @@ def _accuracy_text() -> tuple[Paragraph, ...]:
         Paragraph(
             f"Test: {TEST}; p above 0.05 is within noise. The interval of the "
             "difference is Clopper and Pearson's of the same images, which leaves 0 "
-            "out where p is at most 0.05. Of several backbones one in twenty is better "
+            "out where p is at most 0.05. It is of how the images split that one "
+            "network alone gets right, so where all of these are one network's it ends "
+            "at the difference itself. Of several backbones one in twenty is better "
             "or worse by chance alone."
         ),
         Paragraph(

@@ -29,6 +29,8 @@ class Table:
         rows: cells, as many in each row as there are columns.
         notes: sentences under the table.
         sources: where its figures come from.
+        folded: what stands in its place until a reader opens it; "" where it is open.
+            Only a page can fold.
     """
 
     title: str
@@ -36,6 +38,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
     sources: tuple[Source, ...] = ()
+    folded: str = ""
 
     def __post_init__(self) -> None:
         for row in self.rows:

@@ -10,7 +10,8 @@ from typing import Any
 from tlperf.core.errors import escape_text
 from tlperf.core.units import NOT_AVAILABLE, format_number, format_secs
 from tlperf.reference.backbones import BACKBONES
-from tlperf.reporting.reasons import render_invalid, render_lacking
+from tlperf.reporting.plan_terminal import render_latency_plan
+from tlperf.reporting.reasons import describe_unfinished, render_invalid, render_lacking
 from tlperf.reporting.terminal_table import render_table
 
 
@@ -20,7 +21,9 @@ def _ms(value: float | None) -> str:
 
 def render_latency(result: dict[str, Any]) -> str:
     """A row a measurement, backbones in the order of Table 1; the published figure's
-    device is another one."""
+    device is another one. Or the plan of a dry run."""
+    if "runs" not in result:
+        return render_latency_plan(result)
     order = {spec.name: place for place, spec in enumerate(BACKBONES)}
     runs = sorted(
         result["runs"], key=lambda run: order.get(run["backbone"], len(order))
@@ -106,5 +109,7 @@ def render_check(result: dict[str, Any]) -> str:
     lacking = render_lacking(names, [row["problems"] for row in rows])
     columns = [*what, "computes in", "batch", "p50", "can be published"]
     good = sum(row["ok"] for row in rows)
-    count = f"{good} of {len(rows)} rows can be published"
-    return "\n".join([render_table(columns, table), *lacking, count])
+    lines = [*lacking, f"{good} of {len(rows)} rows can be published"]
+    if result["unfinished"]:
+        lines.append(describe_unfinished(result["unfinished"]))
+    return "\n".join([render_table(columns, table), *lines])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tlperf.core.units import NOT_AVAILABLE
 from tlperf.reference.backbones import BACKBONES
-from tlperf.reporting.document import Bullets, Paragraph, Section, Table
+from tlperf.reporting.document import NOT_MEASURED, Bullets, Paragraph, Section, Table
 from tlperf.reporting.ledger import Entry, count_verdicts
 from tlperf.reporting.readings import TABLE_STAGES
 from tlperf.reporting.rows import RunRows, cite
@@ -21,6 +21,7 @@ from tlperf.reporting.study_tables import (
     format_measured,
     format_published,
 )
+from tlperf.reporting.verdicts import NOT_COMPARABLE
 
 TITLE = "Ledger: every published figure"
 _COLUMNS = (
@@ -119,7 +120,16 @@ def _ledger_table(run: RunRows, title: str, entries: Sequence[Entry]) -> Table:
         _COLUMNS,
         tuple(map(_ledger_row, entries)),
         sources=(study_source(title), *cite(measured, *TABLE_STAGES[title])),
+        folded=_fold(title, entries),
     )
+
+
+def _fold(title: str, entries: Sequence[Entry]) -> str:
+    """The one thing that all rows of a table say, where it is no comparison."""
+    verdicts = {entry.verdict for entry in entries}
+    if len(verdicts) > 1 or entries[0].word not in (NOT_COMPARABLE, NOT_MEASURED):
+        return ""
+    return f"Ledger, {title}: {len(entries)} figures, each {entries[0].verdict}"
 
 
 def _ledger_row(entry: Entry) -> tuple[str, ...]:

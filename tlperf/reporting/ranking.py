@@ -107,8 +107,8 @@ def name_with_weights(results: BackboneRows) -> str:
 
 
 def ranking_table(run: RunRows) -> Table:
-    """A row a backbone, the most accurate first, with its place in each respect; of
-    those without an accuracy the fastest first."""
+    """A row a measured backbone, the most accurate first, with its place in each
+    respect; of those without an accuracy the fastest first."""
     alike = find_alike(run)
     accuracy = {r.name: finite(r.evaluate.get("accuracy")) for r in run.backbones}
     training = {r.name: finite(r.train.get("train_secs")) for r in run.backbones}
@@ -124,7 +124,8 @@ def ranking_table(run: RunRows) -> Table:
     ]
     last = len(run.backbones) + 1
     order = sorted(
-        run.backbones, key=lambda r: [place.get(r.name, last) for place in places]
+        run.measured or run.backbones,
+        key=lambda r: [place.get(r.name, last) for place in places],
     )
     rows = [
         (
@@ -186,9 +187,13 @@ def _notes(
     near = [results.title for results in others if _reaches(results, first)]
     if near:
         yield (
-            f"By these intervals {first.title} is not told from {', '.join(near)}: "
-            "they overlap."
+            f"The intervals of {', '.join(near)} overlap with that of {first.title}: "
+            "so few test images do not tell which is better."
         )
+    known = {results.name for results in run.measured}
+    absent = [results.title for results in run.backbones if results.name not in known]
+    if known and absent:
+        yield f"Not measured: {', '.join(absent)}."
     if alike.way:
         yield f"Time an image: the median step divided by its batch; {alike.way}."
     if alike.others:

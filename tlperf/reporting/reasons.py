@@ -2,6 +2,7 @@
 
     group_reasons([["3 samples, fewer than 10"], ["4 samples, fewer than 10"]])
     # [Reason("3 samples, fewer than 10", rows=(0, 1), differs=True)]
+    describe_unfinished(3)
 
 Reasons of several rows that are alike but for their numbers are one.
 """
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tlperf.core.errors import escape_text
+from tlperf.core.units import format_count
 
 # Not the digits of a name such as p50_ms.
 _NUMBER = re.compile(r"(?<![\w.])\d[\d.]*(e[+-]\d+)?")
@@ -91,3 +93,11 @@ def _head(names: Sequence[str], of: int) -> list[str]:
     if more := len(names) - len(lines):
         lines.append(f"and {more} more (--json names all)")
     return [*lines[:-1], f"{lines[-1]}:"]
+
+
+def describe_unfinished(processes: int) -> str:
+    """What is there of rows that were stopped, and how it is gone on with."""
+    return (
+        f"{format_count(processes, 'process', 'processes')} of rows that are not "
+        "finished: tlperf latency --resume with the same flags goes on with them"
+    )

@@ -14,6 +14,7 @@ from tlperf.reporting.backbone_section import (
     beside,
     unmeasured_section,
 )
+from tlperf.reporting.banner import find_banner
 from tlperf.reporting.data_section import data_section
 from tlperf.reporting.document import (
     NOT_MEASURED,
@@ -42,10 +43,6 @@ from tlperf.reporting.rows import RunRows
 from tlperf.reporting.study_tables import Ledger
 
 TITLE = "Transfer learning, measured beside the published study"
-SMOKE_BANNER = (
-    "Smoke figures: small images, few epochs, few samples. They show that the "
-    "machinery runs; they compare neither the backbones nor anything with the study."
-)
 
 _COMPARISONS = (
     ("accuracy", "training", 21),
@@ -81,8 +78,7 @@ def build_document(
         data_section(run, evidence),
         _method(run),
     )
-    banner = SMOKE_BANNER if run.is_smoke else ""
-    return Document(title=TITLE, banner=banner, sections=sections)
+    return Document(title=TITLE, banner=find_banner(run, ledger), sections=sections)
 
 
 def _table_or_text(table: Table, text: str) -> Block:

@@ -15,16 +15,12 @@ from tlperf.core.units import (
     format_secs,
 )
 from tlperf.reporting.latency_terminal import render_latency
-from tlperf.reporting.terminal_table import render_table
+from tlperf.reporting.plan_terminal import render_job_plan
+from tlperf.reporting.terminal_table import render_table, render_values
 
 # A longer table would push the rest off the screen; --json has all of it.
 _MOST_CLASS_ROWS = 40
 _BAR_WIDTH = 40
-
-
-def render_values(result: dict[str, Any]) -> str:
-    """`name: value` lines; nested objects in one line each."""
-    return "\n".join(f"{name}: {_plain(value)}" for name, value in result.items())
 
 
 def render_serve(result: dict[str, Any]) -> str:
@@ -32,20 +28,10 @@ def render_serve(result: dict[str, Any]) -> str:
     return f"{result['role']} at {result['address']}"
 
 
-def _plain(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{escape_text(str(k))} {_plain(v)}" for k, v in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_plain, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return NOT_AVAILABLE if value is None else escape_text(str(value))
-
-
 def render_train(result: dict[str, Any]) -> str:
     """A row a backbone; or the plan of a dry run."""
     if "data" in result:
-        return render_run(result)
+        return render_job_plan(result)
     rows = [
         [
             run["backbone"],
@@ -143,8 +129,7 @@ def render_export(result: dict[str, Any]) -> str:
 def render_run(result: dict[str, Any]) -> str:
     """The summary of a run, or the plan of a dry run."""
     if "report" not in result:
-        plan = [render_values(run) for run in result["runs"]]
-        return "\n\n".join(["plan:", render_values(result["data"]), *plan])
+        return render_job_plan(result)
     trained = {"runs": [run["train"] for run in result["runs"]]}
     evaluated = {"runs": [run["evaluate"] for run in result["runs"]]}
     timed = {"runs": [row for run in result["runs"] for row in run["latency"]]}
