@@ -37,9 +37,9 @@ from PIL import Image
 from tlperf.core.choices import Cache, Decode, Encoding, Format
 from tlperf.core.machine import usable_cores
 from tlperf.core.settings import DataConfig, InputConfig
+from tlperf.dataset.framing import INDEX_SUFFIX, masked_crc, parse_index, seal_of
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
-from tlperf.dataset.tfrecord import INDEX_SUFFIX, masked_crc, parse_index, seal_of
 from tlperf.model.steps import StepSums
 from tlperf.pipeline.input import InputPipeline
 from tlperf.pipeline.order import training_order

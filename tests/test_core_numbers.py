@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlperf.core import errors, statistics, units
-from tlperf.dataset import tfrecord
+from tlperf.dataset import framing
 from tlperf.model import weights
 
 samples = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=200)
 
 
-@pytest.mark.parametrize("module", [units, statistics, errors, tfrecord, weights])
+@pytest.mark.parametrize("module", [units, statistics, errors, framing, weights])
 def test_examples_in_docstrings(module):
     result = doctest.testmod(module)
     assert result.attempted

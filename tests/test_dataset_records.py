@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import sha256_file
-from tlperf.dataset import hdf5, tfrecord
+from tlperf.dataset import framing, hdf5, tfrecord
 from tlperf.dataset.examples import (
     RecordError,
     StoredExample,
@@ -103,37 +103,37 @@ def test_refuses_other_messages(payload, text):
 
 def test_a_frame_has_known_bytes():
     # From TensorFlow's own writer: tf.io.TFRecordWriter(p).write(b"abc").
-    assert tfrecord.frame(b"abc").hex() == "0300000000000000b099490e6162636e57f121"
+    assert framing.frame(b"abc").hex() == "0300000000000000b099490e6162636e57f121"
 
 
 @given(payload=st.binary(max_size=64), position=st.integers(0), bit=st.integers(0, 7))
 def test_no_flipped_bit_passes(payload, position, bit):
-    record = bytearray(tfrecord.frame(payload))
-    assert tfrecord.unframe(bytes(record)) == payload
+    record = bytearray(framing.frame(payload))
+    assert framing.unframe(bytes(record)) == payload
     record[position % len(record)] ^= 1 << bit
     with pytest.raises(RecordError):
-        tfrecord.unframe(bytes(record))
+        framing.unframe(bytes(record))
 
 
 def test_a_hostile_length_is_refused_before_reading(tmp_path):
     length = (2**40).to_bytes(8, "little")
-    crc = tfrecord.masked_crc(length).to_bytes(4, "little")
+    crc = framing.masked_crc(length).to_bytes(4, "little")
     path = tmp_path / "bad"
     path.write_bytes(length + crc + bytes(20))
     with open(path, "rb") as stream, pytest.raises(RecordError, match="36 are left"):
-        list(tfrecord.iterate_records(stream, file_bytes=36))
+        list(framing.iterate_records(stream, file_bytes=36))
 
 
 def test_index_text():
-    text = tfrecord.format_index([20, 30, 16])
+    text = framing.format_index([20, 30, 16])
     assert text == "0 20\n20 30\n50 16\n"
-    assert tfrecord.parse_index(text.encode()).tolist() == [[0, 20], [20, 30], [50, 16]]
+    assert framing.parse_index(text.encode()).tolist() == [[0, 20], [20, 30], [50, 16]]
 
 
 @pytest.mark.parametrize("text", [b"0", b"a b", b"0 20\n21 5\n", b"0 0\n", b"0 -4\n"])
 def test_refuses_a_wrong_index(text):
     with pytest.raises(RecordError, match="index"):
-        tfrecord.parse_index(text)
+        framing.parse_index(text)
 
 
 @pytest.mark.parametrize("store", ["tfrecords", "hdf5_split"])

@@ -8,7 +8,7 @@ import pytest
 from tests.images import image_bytes, make_folder, read_all
 from tlperf.core.choices import Encoding
 from tlperf.core.settings import DataConfig
-from tlperf.dataset import examples, tfrecord
+from tlperf.dataset import examples, framing
 from tlperf.dataset.guard import Limits, RefusedError, check_image, decode_rgb
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
@@ -44,7 +44,7 @@ def test_messages_and_records_are_tensorflows(tf, tmp_path):
     assert feature["image/class/text"].bytes_list.value == [b"dogs"]
     with tf.io.TFRecordWriter(str(tmp_path / "tf")) as writer:
         writer.write(payload)
-    assert (tmp_path / "tf").read_bytes() == tfrecord.frame(payload)
+    assert (tmp_path / "tf").read_bytes() == framing.frame(payload)
 
 
 @pytest.fixture(scope="module")

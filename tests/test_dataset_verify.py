@@ -9,9 +9,9 @@ from tests.images import make_folder
 from tlperf.core.choices import Format
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import DataConfig
+from tlperf.dataset.framing import parse_seals
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
-from tlperf.dataset.tfrecord import parse_seals
 from tlperf.dataset.verify import verify_dataset
 
 SHARD = {

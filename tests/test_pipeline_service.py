@@ -34,9 +34,10 @@ from tlperf.core.batch import Batch
 from tlperf.core.choices import Cache, Decode, Encoding, Exif, Format, OnBadRecord
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.settings import DataConfig, InputConfig, RunConfig, TrainConfig
+from tlperf.dataset.framing import frame, masked_crc, unmask
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import open_dataset
-from tlperf.dataset.tfrecord import frame, fresh_memory, masked_crc, unmask
+from tlperf.dataset.tfrecord import fresh_memory
 from tlperf.model.weights import WeightsSource
 from tlperf.pipeline import decode, service, worker
 from tlperf.pipeline.ceilings import Target

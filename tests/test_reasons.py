@@ -14,10 +14,10 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import read_json, sha256_bytes
 from tlperf.core.settings import DataConfig
 from tlperf.dataset.examples import StoredExample, serialize_example
+from tlperf.dataset.framing import frame
 from tlperf.dataset.manifest import COMPLETE, MANIFEST, read_manifest
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.sources.tfds_source import Keys, _Shard
-from tlperf.dataset.tfrecord import frame
 
 ROOT = pathlib.Path(__file__).parents[1]
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)

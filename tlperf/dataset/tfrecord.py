@@ -1,15 +1,14 @@
-"""TFRecord shards: framing with checksums, an index beside each, reads by index.
+"""TFRecord shards: written with an index and seals beside each, read by index.
 
     written = write_shard(path, examples, classes=("cats", "dogs"))
     reader = TfrecordReader(data_dir, manifest.shards_of("train"))
     reader.read(7)                          # one read, checksums checked
 
-A record is: length (uint64), masked CRC-32C of the length, payload, masked CRC-32C of
-the payload, all little-endian. Two files beside a shard, whose names make tfds pass
-them over, hold a line a record: the index in DALI's form, `offset size` with the
-framing; and the seals, `checksum id`, where the checksum is the one that ends the
-record. The manifest seals both. So a whole record of some other shard, which TFRecord's
-own checksums call sound, is told from the one that belongs there at no more cost, and a
+Two files beside a shard, whose names make tfds pass them over, hold a line a record:
+the index in DALI's form, `offset size` with the framing (`tlperf.dataset.framing`); and
+the seals, `checksum id`, where the checksum is the one that ends the record. The
+manifest seals both. So a whole record of some other shard, which TFRecord's own
+checksums call sound, is told from the one that belongs there at no more cost, and a
 damaged record is named by its source file.
 """
 
@@ -20,15 +19,13 @@ import itertools
 import os
 import pathlib
 import resource
-import struct
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
-import google_crc32c
 import numpy as np
 
-from tlperf.core.errors import ExitCode, TlperfError, escape_text
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.files import (
     SyncedWriter,
     atomic_path,
@@ -47,155 +44,26 @@ from tlperf.dataset.examples import (
     parse_example,
     serialize_example,
 )
+from tlperf.dataset.framing import (
+    FOOTER_BYTES,
+    FRAMING_BYTES,
+    HEADER_BYTES,
+    INDEX_SUFFIX,
+    SEALS_SUFFIX,
+    format_index,
+    format_seals,
+    frame,
+    masked_crc,
+    parse_index,
+    parse_length,
+    parse_seals,
+    seal_of,
+    unmask,
+)
 from tlperf.dataset.manifest import ShardEntry, Written
 
-INDEX_SUFFIX = ".idx"
-SEALS_SUFFIX = ".seals"
-
-_HEADER = struct.Struct("<QI")
-_FOOTER = struct.Struct("<I")
-FRAMING_BYTES = _HEADER.size + _FOOTER.size
 # Files that a process has open beside shards, and those of other splits.
 _OTHER_FILES = 512
-# What the format adds to a rotated checksum.
-_MASK = 0xA282EAD8
-
-
-def masked_crc(*pieces: bytes | np.ndarray) -> int:
-    """CRC-32C of the pieces together (bytes, or contiguous uint8), rotated and offset
-    as the format asks."""
-    crc = 0
-    for piece in pieces:
-        crc = google_crc32c.extend(crc, piece)
-    return ((crc >> 15 | crc << 17) + _MASK) & 0xFFFFFFFF
-
-
-def unmask(crc: np.ndarray) -> np.ndarray:
-    """The CRC-32C, int64 [N], of what `masked_crc` gives."""
-    rotated = (crc - _MASK) & 0xFFFFFFFF
-    return (rotated >> 17 | rotated << 15) & 0xFFFFFFFF
-
-
-def frame(payload: bytes) -> bytes:
-    """The record that holds `payload`."""
-    length = struct.pack("<Q", len(payload))
-    return b"".join(
-        (
-            length,
-            _FOOTER.pack(masked_crc(length)),
-            payload,
-            _FOOTER.pack(masked_crc(payload)),
-        )
-    )
-
-
-def unframe(record: bytes) -> bytes:
-    """The payload of one whole record.
-
-    Raises:
-        RecordError: the length or a checksum is wrong.
-    """
-    if len(record) < FRAMING_BYTES:
-        raise RecordError(f"record cut: {len(record)} bytes are left")
-    length = _checked_length(record)
-    if length != len(record) - FRAMING_BYTES:
-        raise RecordError(
-            f"length says {length} bytes, the record holds "
-            f"{len(record) - FRAMING_BYTES}"
-        )
-    payload = record[_HEADER.size : -_FOOTER.size]
-    if seal_of(record) != masked_crc(payload):
-        raise RecordError("checksum of the payload does not match")
-    return payload
-
-
-def _checked_length(record: bytes) -> int:
-    length, crc = _HEADER.unpack_from(record)
-    if crc != masked_crc(record[:8]):
-        raise RecordError("checksum of the length does not match")
-    return length
-
-
-def seal_of(record: bytes | np.ndarray) -> int:
-    """The checksum that ends a record."""
-    return int.from_bytes(record[-_FOOTER.size :], "little")
-
-
-def iterate_records(stream: BinaryIO, *, file_bytes: int) -> Iterator[bytes]:
-    """Each record of a shard, framing included, without the index.
-
-    A length is compared with the file's size before anything is read: a hostile one
-    would ask for all memory.
-
-    Raises:
-        RecordError: at the first record whose end cannot be known.
-    """
-    offset = 0
-    while offset < file_bytes:
-        header = stream.read(_HEADER.size)
-        if len(header) < _HEADER.size:
-            raise RecordError(f"record cut at byte {offset}")
-        size = _checked_length(header) + FRAMING_BYTES
-        if offset + size > file_bytes:
-            raise RecordError(
-                f"record cut at byte {offset}: it needs {size} bytes, "
-                f"{file_bytes - offset} are left"
-            )
-        yield header + stream.read(size - _HEADER.size)
-        offset += size
-
-
-def format_index(sizes: Sequence[int]) -> str:
-    """The index of records of so many bytes each.
-
-    >>> format_index([20, 30])
-    '0 20\\n20 30\\n'
-    """
-    lines, offset = [], 0
-    for size in sizes:
-        lines.append(f"{offset} {size}\n")
-        offset += size
-    return "".join(lines)
-
-
-def parse_index(text: bytes) -> np.ndarray:
-    """Offsets and sizes, int64 [N, 2], of an index as `format_index` writes it.
-
-    Raises:
-        RecordError: it is none.
-    """
-    try:
-        table = np.array(text.split(), dtype=np.int64).reshape(-1, 2)
-    except (ValueError, OverflowError) as error:
-        raise RecordError(f"not an index ({error})") from None
-    offsets, sizes = table[:, 0], table[:, 1]
-    if not np.array_equal(offsets, np.cumsum(sizes) - sizes) or np.any(sizes <= 0):
-        raise RecordError("index whose records do not follow each other")
-    return table
-
-
-def format_seals(seals: Iterable[int], ids: Iterable[str]) -> str:
-    r"""The seals of records of these ids.
-
-    >>> format_seals([255, 1], ["cats/1.jpg", "cats/2\n.jpg"])
-    '000000ff cats/1.jpg\n00000001 cats/2\\n.jpg\n'
-    """
-    pairs = zip(seals, ids, strict=True)
-    return "".join(f"{seal:08x} {escape_text(name)}\n" for seal, name in pairs)
-
-
-def parse_seals(text: bytes) -> tuple[np.ndarray, list[str]]:
-    """Checksums, uint32 [N], and ids as `format_seals` wrote them.
-
-    Raises:
-        RecordError: it holds something else.
-    """
-    lines = text.decode(errors="replace").split("\n")[:-1]
-    try:
-        seals = np.array([int(line[:8], 16) for line in lines], dtype=np.uint32)
-    except ValueError as error:
-        raise RecordError(f"not seals ({error})") from None
-    return seals, [line[9:] for line in lines]
 
 
 def write_shard(
@@ -282,12 +150,12 @@ def read_record(place: _Place, pieces: tuple[np.ndarray, ...]) -> None:
     if found != place.size:
         raise RecordError(f"record cut: {found} of {place.size} bytes are there")
     length = place.size - FRAMING_BYTES
-    if _checked_length(pieces[0][: _HEADER.size].tobytes()) != length:
+    if parse_length(pieces[0][:HEADER_BYTES].tobytes()) != length:
         raise RecordError(f"another length than the {length} bytes of its place")
     own = seal_of(pieces[-1])
     inner = list(pieces)
-    inner[0] = inner[0][_HEADER.size :]
-    inner[-1] = inner[-1][: -_FOOTER.size]
+    inner[0] = inner[0][HEADER_BYTES:]
+    inner[-1] = inner[-1][:-FOOTER_BYTES]
     if own != masked_crc(*inner):
         raise RecordError("checksum of the payload does not match")
     if own != place.seal:
@@ -346,7 +214,7 @@ class TfrecordReader:
         with self._naming_damage(index):
             if stop - start != len(out):  # not known yet, or not raw pixels
                 return copy_encoded(self.view(index, memory), out)
-            split = _HEADER.size + start
+            split = HEADER_BYTES + start
             around = memory(place.size - len(out))
             read_record(place, (around[:split], out, around[split:]))
         return label
@@ -459,4 +327,4 @@ def fresh_memory(size: int) -> np.ndarray:
 def _read_payload(place: _Place, memory: Memory) -> np.ndarray:
     record = memory(place.size)
     read_record(place, (record,))
-    return record[_HEADER.size : -_FOOTER.size]
+    return record[HEADER_BYTES:-FOOTER_BYTES]

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 from tlperf.core.errors import ExitCode, TlperfError
-from tlperf.core.settings import is_host_and_port
+from tlperf.core.setting_checks import is_host_and_port
 
 VARIABLE = "TF_CONFIG"
 

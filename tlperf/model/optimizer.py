@@ -1,4 +1,4 @@
-"""Table 4's optimisers with every hyperparameter written out, and learning rates.
+"""Table 4's optimisers with every hyperparameter written out, learning rates, overflow.
 
 optimizer = build_optimizer(spec, TrainConfig(), precision="mixed_float16",
                             total_steps=370)
@@ -8,9 +8,11 @@ import math
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tlperf.core.choices import Optimizer, Precision, Schedule
 from tlperf.core.settings import TrainConfig
+from tlperf.device.setup import Compute
 from tlperf.reference.backbones import BackboneSpec
 
 # Keras 3.15's defaults, written out because defaults changed between versions
@@ -111,3 +113,27 @@ def build_optimizer(
     if precision == Precision.MIXED_FLOAT16:
         return keras.optimizers.LossScaleOptimizer(optimizer)
     return optimizer
+
+
+def agree_on_overflow(
+    gradients: list[tf.Tensor],
+    optimizer: keras.optimizers.Optimizer,
+    compute: Compute,
+) -> list[tf.Tensor]:
+    """Under loss scaling, one replica's overflow makes every replica skip the step.
+
+    Keras 3.15's LossScaleOptimizer takes the first replica's word for all, before the
+    gradients are summed: an overflow elsewhere would reach the weights.
+    """
+    is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    if compute.replicas == 1 or not is_scaled:
+        return gradients
+    finite = tf.reduce_all(
+        [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
+    )
+    context = tf.distribute.get_replica_context()
+    bad = context.all_reduce("SUM", 1.0 - tf.cast(finite, tf.float32))
+    return [
+        tf.where(bad > 0, tf.constant(float("nan"), gradient.dtype), gradient)
+        for gradient in gradients
+    ]

@@ -25,6 +25,7 @@ from tlperf.core.choices import Augment
 from tlperf.device.setup import Compute
 from tlperf.model.build import Classifier
 from tlperf.model.frozen import Encode, build_encoder
+from tlperf.model.optimizer import agree_on_overflow
 from tlperf.model.preprocess import build_device_half
 from tlperf.model.replicas import build_averaging
 from tlperf.reference.backbones import Normalisation
@@ -236,7 +237,7 @@ def build_replica_step(
         else:
             parts = config.accumulate
             sums, gradients = _accumulated(differentiate, batch, parts=parts)
-        update(_agree_on_overflow(gradients, optimizer, compute))
+        update(agree_on_overflow(gradients, optimizer, compute))
         average()
         return sums
 
@@ -295,30 +296,6 @@ def _features(batch: FeatureBatch, compute: Compute) -> list[tf.Tensor]:
     """They may be kept in a smaller type than the step computes in."""
     dtype = keras.dtype_policies.get(compute.precision).compute_dtype
     return [tf.cast(x, dtype) for x in batch.features]
-
-
-def _agree_on_overflow(
-    gradients: list[tf.Tensor],
-    optimizer: keras.optimizers.Optimizer,
-    compute: Compute,
-) -> list[tf.Tensor]:
-    """Under loss scaling, one replica's overflow makes every replica skip the step.
-
-    Keras 3.15's LossScaleOptimizer takes the first replica's word for all, before the
-    gradients are summed: an overflow elsewhere would reach the weights.
-    """
-    is_scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    if compute.replicas == 1 or not is_scaled:
-        return gradients
-    finite = tf.reduce_all(
-        [tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients]
-    )
-    context = tf.distribute.get_replica_context()
-    bad = context.all_reduce("SUM", 1.0 - tf.cast(finite, tf.float32))
-    return [
-        tf.where(bad > 0, tf.constant(float("nan"), gradient.dtype), gradient)
-        for gradient in gradients
-    ]
 
 
 def build_predict_step(

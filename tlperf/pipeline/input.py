@@ -23,17 +23,17 @@ import numpy as np
 import tensorflow as tf
 
 from tlperf.core.batch import Batch
-from tlperf.core.choices import Cache
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import usable_cores
 from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.deliver import check_batch_size, one_ahead, place_batch
 from tlperf.device.setup import Compute
+from tlperf.pipeline.budget import BATCHES_AT_ONCE, PREFETCH_BATCHES, plan_memory
 from tlperf.pipeline.decode import Decoder
 from tlperf.pipeline.endpoint import check_service_settings
 from tlperf.pipeline.load import Loader
-from tlperf.pipeline.memory import Workbench, budget_bytes
+from tlperf.pipeline.memory import Workbench
 from tlperf.pipeline.order import (
     DRAWS,
     BatchPlan,
@@ -42,21 +42,12 @@ from tlperf.pipeline.order import (
     plan_training,
 )
 from tlperf.pipeline.service import (
-    BATCHES_HELD,
     Puller,
     ServiceBatches,
     ServiceCounts,
     add_counts,
 )
 from tlperf.pipeline.worker import WorkerRecipe
-
-# Batches loaded at once: the threads go on with the next one where the last images of
-# one are slow.
-_BATCHES_AT_ONCE = 2
-# Batches ready ahead of the step: one being copied, one waiting.
-_PREFETCH_BATCHES = 2
-# With the one placed ahead and the one that the step has.
-_BATCHES_HELD = _BATCHES_AT_ONCE + _PREFETCH_BATCHES + 2
 
 # Images uint8 [B, S, S, 3], labels int32 [B], weights float32 [B].
 Loaded = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -257,7 +248,7 @@ class InputPipeline:
     def _recipe(self, split: str, *, in_order: bool) -> Recipe:
         loader = self._loader(split)
         # Copying is memory's work: two at once would take turns at Python's lock.
-        at_once = 1 if loader.is_copying() else _BATCHES_AT_ONCE
+        at_once = 1 if loader.is_copying() else BATCHES_AT_ONCE
         # What the service leaves out is put in the plan's order, so it comes in order.
         is_ordered = in_order or self._config.deterministic
         is_ordered = is_ordered or bool(self._config.data_service)
@@ -343,7 +334,7 @@ def build_recipe(
     def recipe(index: tf.Tensor, weight: tf.Tensor, draw: tf.Tensor) -> tf.data.Dataset:
         dataset = tf.data.Dataset.from_tensor_slices((index, weight, draw))
         dataset = dataset.map(load, num_parallel_calls=at_once if at_once > 1 else None)
-        dataset = dataset.prefetch(_PREFETCH_BATCHES)
+        dataset = dataset.prefetch(PREFETCH_BATCHES)
         return dataset.with_options(options)
 
     return recipe.get_concrete_function()
@@ -367,41 +358,6 @@ def load_batch(
         index=index,
         draw=draw,
     )
-
-
-def plan_memory(dataset: StoredDataset, config: InputConfig, *, image_size: int) -> int:
-    """Bytes left for images being decoded, when batches and cache have theirs.
-
-    Raises:
-        TlperfError: exit code 71, where nothing is left.
-    """
-    budget = budget_bytes(config.ram_budget)
-    image_bytes = 3 * image_size * image_size
-    held = _BATCHES_HELD + (BATCHES_HELD if config.data_service else 0)
-    batches = held * config.batch_size * image_bytes
-    cached = cache_bytes(dataset, config.cache, image_bytes=image_bytes)
-    left = budget - batches - cached
-    if left <= 0:
-        raise TlperfError(
-            ExitCode.MEMORY,
-            "ram_budget",
-            found=f"batches take {batches} bytes, --cache={config.cache} {cached}; "
-            f"input may have {budget}",
-            remedy="give a smaller --batch_size, another --cache or more --ram_budget",
-        )
-    return left
-
-
-def cache_bytes(dataset: StoredDataset, cache: Cache, *, image_bytes: int) -> int:
-    """Memory that the cache of training and validation takes when it is full."""
-    splits = ("train", "validation")
-    if cache is Cache.DECODED:
-        return sum(dataset.split(name).count for name in splits) * image_bytes
-    if cache is Cache.ENCODED:
-        return sum(
-            shard.bytes for name in splits for shard in dataset.manifest.shards_of(name)
-        )
-    return 0
 
 
 def input_options(*, deterministic: bool) -> tf.data.Options:

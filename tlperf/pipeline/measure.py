@@ -20,8 +20,8 @@ from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
 from tlperf.device.deliver import check_batch_size
 from tlperf.pipeline.advice import advise, describe_demand
+from tlperf.pipeline.budget import cache_bytes
 from tlperf.pipeline.ceilings import Target, measure_ceilings
-from tlperf.pipeline.input import cache_bytes
 from tlperf.pipeline.rates import measure_whole, stored_bytes
 from tlperf.pipeline.ways import fits_memory, measure_ways
 

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError
 from tlperf.core.network import check_private
 from tlperf.core.quiet import quiet_stderr
-from tlperf.core.settings import is_host_and_port
+from tlperf.core.setting_checks import is_host_and_port
 from tlperf.pipeline.endpoint import check_dispatcher
 
 # How often a worker tells the dispatcher that it is there, and finds a restarted one.

@@ -21,7 +21,7 @@ from tlperf.dataset.headers import sniff
 from tlperf.dataset.shard import write_dataset
 from tlperf.dataset.store import StoredDataset, open_dataset
 from tlperf.device.setup import Compute
-from tlperf.pipeline.input import cache_bytes, plan_memory
+from tlperf.pipeline.budget import cache_bytes, plan_memory
 from tlperf.pipeline.load import is_left_out
 from tlperf.pipeline.rates import measure_whole, stored_bytes
 

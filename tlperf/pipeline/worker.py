@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from tlperf.dataset.examples import ENCODED, LABEL, ORIENTATION
+from tlperf.dataset.framing import FRAMING_BYTES
 from tlperf.dataset.store import StoredDataset, StoredSplit
-from tlperf.dataset.tfrecord import FRAMING_BYTES, Places
+from tlperf.dataset.tfrecord import Places
 from tlperf.pipeline.checksum import crc32c
 from tlperf.pipeline.decode import Decoder
 from tlperf.pipeline.endpoint import find_unreachable

@@ -29,6 +29,7 @@ from typing import Any
 from tlperf.core.errors import ExitCode, SettingsError, TlperfError, escape_text
 from tlperf.core.files import io_errors
 from tlperf.dataset.examples import RecordError, parse_features
+from tlperf.dataset.framing import iterate_records, unframe
 from tlperf.dataset.sources.listing import (
     Item,
     Listing,
@@ -43,7 +44,6 @@ from tlperf.dataset.sources.members import (
     read_at,
 )
 from tlperf.dataset.sources.tree import split_of_word
-from tlperf.dataset.tfrecord import iterate_records, unframe
 
 DATA_DIR_VARIABLE = "TFDS_DATA_DIR"
 _TEXT = r"([a-z]\w*)(/[\w.+-]+)?(:[\w.*]+)?"
