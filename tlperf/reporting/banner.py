@@ -68,4 +68,4 @@ def _fewer_images(run: RunRows, compared: Iterable[BackboneRows]) -> str:
     total = sum(known)
     if not known or total >= _STUDY_TRAINING_IMAGES:
         return ""
-    return f"{total:g} training images, not {_STUDY_TRAINING_IMAGES:,}"
+    return f"{total:,.0f} training images, not {_STUDY_TRAINING_IMAGES:,}"
