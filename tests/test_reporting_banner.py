@@ -46,7 +46,10 @@ def banner_of(*, epochs=10, images=1200, digest=DIGEST, settings=None, **train):
         ({"epochs": 12, "images": 5000}, ""),
         ({"epochs": 1}, "Trained on less than the study: 1 of 10 epochs. Better"),
         ({"images": 11}, "than the study: 22 training images, not 2,400. Better"),
-        ({"epochs": 3, "images": 600}, "3 of 10 epochs, 1,200 training images, not 2,4"),
+        (
+            {"epochs": 3, "images": 600},
+            "3 of 10 epochs, 1,200 training images, not 2,4",
+        ),
         # Data of another training: how many images that had is not known.
         ({"images": 11, "digest": "e" * 64}, ""),
         # No score is compared, so there is nothing to warn of.
