@@ -188,6 +188,23 @@ def test_a_ledger_of_one_answer_is_folded(built: tuple[str, str]):
     assert 0 < len(folded) < 11
 
 
+def test_a_note_of_all_measured_figures_stands_once(built: tuple[str, str]):
+    """Under the table; what is said of some stands with them."""
+    page, _ = built
+    shared = "epochs 2, not 10"
+    notes = [row[8] for row in cells(page, "Ledger, Table 6")]
+    assert len(notes) == 18
+    assert not any(shared in note for note in notes)
+    assert any(notes)
+    text = section(page, "Ledger: every published figure")
+    (told,) = [
+        part
+        for part in text.split("Note of each measured figure: ")[1:]
+        if "From: the study's Table 6;" in part.partition("Ledger, ")[0]
+    ]
+    assert shared in told
+
+
 def test_ranking(tmp_path: pathlib.Path):
     """Reckoned here by hand: each respect has another first."""
     _measured(tmp_path, "vgg16", accuracy=0.90, p50_ms=40, secs=300)

@@ -115,10 +115,14 @@ def _count_table() -> Table:
 def _ledger_table(run: RunRows, title: str, entries: Sequence[Entry]) -> Table:
     names = {entry.figure.backbone for entry in entries}
     measured = [results for results in run.backbones if results.name in names]
+    shared = _shared_notes(entries)
     return Table(
         f"Ledger, {title}",
         _COLUMNS,
-        tuple(map(_ledger_row, entries)),
+        tuple(_ledger_row(entry, shared) for entry in entries),
+        notes=(f"Note of each measured figure: {'; '.join(shared)}.",)
+        if shared
+        else (),
         sources=(study_source(title), *cite(measured, *TABLE_STAGES[title])),
         folded=_fold(title, entries),
     )
@@ -132,8 +136,20 @@ def _fold(title: str, entries: Sequence[Entry]) -> str:
     return f"Ledger, {title}: {len(entries)} figures, each {entries[0].verdict}"
 
 
-def _ledger_row(entry: Entry) -> tuple[str, ...]:
+def _shared_notes(entries: Sequence[Entry]) -> tuple[str, ...]:
+    """What the notes of all measured figures say, where there are several: once under
+    the table it is read, in each row it hides the rest."""
+    known = [entry.note.split("; ") for entry in entries if entry.measured is not None]
+    if len(known) < 2:
+        return ()
+    first, *others = known
+    return tuple(one for one in first if one and all(one in note for note in others))
+
+
+def _ledger_row(entry: Entry, shared: Sequence[str]) -> tuple[str, ...]:
+    """A figure without what is said under the table."""
     figure = entry.figure
+    notes = [one for one in entry.note.split("; ") if one not in shared]
     difference = entry.difference
     return (
         f"{figure.row}, {figure.column}",
@@ -145,5 +161,5 @@ def _ledger_row(entry: Entry) -> tuple[str, ...]:
         NOT_AVAILABLE if difference is None else f"{difference:+.3g}",
         format_edges(entry.difference_interval, sign=True),
         entry.verdict,
-        entry.note,
+        "; ".join(notes),
     )
