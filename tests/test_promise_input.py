@@ -159,7 +159,7 @@ def test_no_number_of_threads_shows(
                         hashes.add(digest_of(by_loader(loader)))
                     cases += 1
             for at_once in figures.pick((16,), (1, 2, 16)):
-                monkeypatch.setattr(tlperf.pipeline.input, "_BATCHES_AT_ONCE", at_once)
+                monkeypatch.setattr(tlperf.pipeline.input, "BATCHES_AT_ONCE", at_once)
                 with InputPipeline(dataset, config, image_size=SIDE) as pipeline:
                     hashes.add(digest_of(by_pipeline(pipeline)))
                 cases += 1
@@ -179,7 +179,7 @@ def test_order_free_batches_are_the_same_ones(
     with open_dataset(stored[Format.TFRECORD]) as dataset:
         for config in (ordered, *[free] * runs):
             for at_once in (1, 2, 16):
-                monkeypatch.setattr(tlperf.pipeline.input, "_BATCHES_AT_ONCE", at_once)
+                monkeypatch.setattr(tlperf.pipeline.input, "BATCHES_AT_ONCE", at_once)
                 with InputPipeline(dataset, config, image_size=SIDE) as pipeline:
                     batches = arrays(pipeline.training(0))
                 passes.append(sorted(digest_of([batch]) for batch in batches))

@@ -53,6 +53,8 @@ class TlperfError(Exception):
         remedy: what the user can do, without a full stop.
         shard: index of the shard concerned, or None.
         record: index of the record inside the shard, or None.
+        is_told: whether a child process has told it on stderr: it ends this process
+            with its exit code, and no second line.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class TlperfError(Exception):
         path: str | os.PathLike[str] | None = None,
         shard: int | None = None,
         record: int | None = None,
+        is_told: bool = False,
     ):
         self.code = code
         self.reason = reason
@@ -73,6 +76,7 @@ class TlperfError(Exception):
         self.path = None if path is None else os.fspath(path)
         self.shard = shard
         self.record = record
+        self.is_told = is_told
         super().__init__(self.text())
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -96,11 +100,6 @@ class TlperfError(Exception):
     def line(self, command: str) -> str:
         """The error line of `tlperf COMMAND`."""
         return f"tlperf {command}: E{int(self.code)} {self.text()}"
-
-
-class ToldError(TlperfError):
-    """An error that a child process has told on stderr: it ends this process with its
-    exit code, and no second line."""
 
 
 def _restore_error(kind: type[TlperfError], values: dict[str, Any]) -> TlperfError:

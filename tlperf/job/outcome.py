@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from tlperf.core.errors import ExitCode, TlperfError, ToldError
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.quiet import is_verbose
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -43,7 +43,7 @@ def run_guarded(command: str, action: Callable[[], object]) -> int:
 def _report(command: str, error: TlperfError) -> int:
     if is_verbose():
         traceback.print_exc()
-    if not isinstance(error, ToldError):
+    if not error.is_told:
         print(error.line(command), file=sys.stderr, flush=True)
     return int(error.code)
 

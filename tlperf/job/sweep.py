@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tlperf.core import files
-from tlperf.core.errors import ExitCode, TlperfError, ToldError
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.progress import log
 from tlperf.core.results import latest, read_results
 from tlperf.core.settings import RunConfig
@@ -42,17 +42,17 @@ class SweepOutcome:
         """Raises one error with the first failure's code, naming every backbone."""
         if not self.failures:
             return
-        kind = ToldError if self.is_told else TlperfError
         names = ", ".join(
             f"{name} (exit {code})" for name, code in self.failures.items()
         )
         first = next(iter(self.failures.values()))
         known = first in set(ExitCode)
-        raise kind(
+        raise TlperfError(
             ExitCode(first) if known else ExitCode.INTERNAL,
             "backbone_failed",
             found=f"{names}; finished: {', '.join(self.finished) or 'none'}",
             remedy="see the lines above and run these --backbones again",
+            is_told=self.is_told,
         )
 
 
@@ -99,15 +99,15 @@ def run_sweep(
                 )
                 is_told = child.has_told
             if stop.wanted or (code == ExitCode.RETRY and not is_alone):
-                # What was saved, and how to go on, is in the child's line.
-                kind = ToldError if is_told else TlperfError
-                raise kind(
+                raise TlperfError(
                     ExitCode.RETRY,
                     "stopped",
                     path=config.workdir,
                     found=f"{stop.wanted or 'another worker ended'} while {spec.name} "
                     "was run",
                     remedy="run again with --resume",
+                    # What was saved, and how to go on, is in the child's line.
+                    is_told=is_told,
                 )
             if code == ExitCode.OK:
                 finished.append(spec.name)

@@ -17,7 +17,7 @@ from typing import Any
 
 from tlperf.core import files
 from tlperf.core.choices import Runtime, Sweep
-from tlperf.core.errors import ExitCode, TlperfError, ToldError
+from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.locks import directory_lock
 from tlperf.core.machine import code_facts, machine_and_gpu_facts
 from tlperf.core.progress import log, progress_bar
@@ -75,13 +75,13 @@ class TimingOutcome:
             return
         first = next(iter(self.failures.values()))
         known = first in set(ExitCode)
-        kind = ToldError if self.is_told else TlperfError
         cells = [f"{cell} (exit {code})" for cell, code in self.failures.items()]
-        raise kind(
+        raise TlperfError(
             ExitCode(first) if known else ExitCode.INTERNAL,
             "cell_failed",
             found="; ".join(cells),
             remedy="see the lines above; the other rows are in the workdir",
+            is_told=self.is_told,
         )
 
 
@@ -225,13 +225,13 @@ class _Runner:
                 stop=self._stop,
             )
             if self._stop.wanted:
-                kind = ToldError if self._child.has_told else TlperfError
-                raise kind(
+                raise TlperfError(
                     ExitCode.RETRY,
                     "stopped",
                     path=self._config.workdir,
                     found=f"{self._stop.wanted} while {slot.cell.text} was timed",
                     remedy="run again with --resume",
+                    is_told=self._child.has_told,
                 )
             if code != ExitCode.OK:
                 return code
