@@ -99,6 +99,24 @@ def test_batches_have_the_contracts_types_and_shapes(two_cpus, photos_dir):
     assert (batch.index.dtype, batch.index.shape) == ("int64", (8,))
 
 
+def test_a_pass_never_asks_for_the_end_of_its_dataset(two_cpus, photos_dir):
+    """Which is an error inside TensorFlow, on a thread beside the step's."""
+    from tlperf.dataset.store import open_dataset
+    from tlperf.pipeline.input import InputPipeline
+
+    with open_dataset(photos_dir) as dataset:
+        pipeline = InputPipeline(dataset, InputConfig(batch_size=8), image_size=32)
+        batches = pipeline.training(0)
+
+        class Source:
+            def __iter__(self):
+                yield from batches.source
+                raise AssertionError("asked past the plan")
+
+        asked = dataclasses.replace(batches, source=Source())
+        assert len([*asked.distribute(two_cpus)]) == batches.plan.steps
+
+
 def test_training_order_labels_and_ids_are_the_plans(two_cpus, photos_dir):
     from tlperf.dataset.store import open_dataset
     from tlperf.pipeline.input import InputPipeline

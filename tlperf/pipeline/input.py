@@ -15,6 +15,7 @@ cores.
 import contextlib
 import dataclasses
 import functools
+import itertools
 import weakref
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Self
@@ -72,7 +73,11 @@ class Batches:
     pipeline: "InputPipeline"
 
     def __iter__(self) -> Generator[Batch]:
-        batches = self._named_errors(iter(self.source))
+        # No further than the plan: the end of a dataset is an error inside TensorFlow,
+        # and one on this thread has failed an operation that another one had begun on a
+        # second device (rarely: "End of sequence" of a slice).
+        last = None if isinstance(self.source, ServiceBatches) else self.plan.steps
+        batches = self._named_errors(itertools.islice(self.source, last))
         self.pipeline.ends.add(batches)
         return batches
 
