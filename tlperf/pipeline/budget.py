@@ -8,8 +8,8 @@ from tlperf.core.choices import Cache
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import InputConfig
 from tlperf.dataset.store import StoredDataset
+from tlperf.pipeline import service
 from tlperf.pipeline.memory import budget_bytes
-from tlperf.pipeline.service import BATCHES_HELD
 
 # Batches loaded at once: the threads go on with the next one where the last images of
 # one are slow.
@@ -17,7 +17,7 @@ BATCHES_AT_ONCE = 2
 # Batches ready ahead of the step: one being copied, one waiting.
 PREFETCH_BATCHES = 2
 # With the one placed ahead and the one that the step has.
-_BATCHES_HELD = BATCHES_AT_ONCE + PREFETCH_BATCHES + 2
+_HELD_HERE = BATCHES_AT_ONCE + PREFETCH_BATCHES + 2
 
 
 def plan_memory(dataset: StoredDataset, config: InputConfig, *, image_size: int) -> int:
@@ -28,7 +28,7 @@ def plan_memory(dataset: StoredDataset, config: InputConfig, *, image_size: int)
     """
     budget = budget_bytes(config.ram_budget)
     image_bytes = 3 * image_size * image_size
-    held = _BATCHES_HELD + (BATCHES_HELD if config.data_service else 0)
+    held = _HELD_HERE + (service.BATCHES_HELD if config.data_service else 0)
     batches = held * config.batch_size * image_bytes
     cached = cache_bytes(dataset, config.cache, image_bytes=image_bytes)
     left = budget - batches - cached

@@ -45,7 +45,7 @@ def _rate_note(result: dict[str, Any]) -> str:
     """What a time of a plan is, and is not."""
     rate = format_number(result["cpu_matmul_gflops_per_sec"], 0)
     return (
-        f"least time: what the arithmetic takes at this CPU's matrix-product rate, "
+        "least time: what the arithmetic takes at this CPU's matrix-product rate, "
         f"{rate} GFLOP/s: a measure of size, not a forecast; decoding, building and "
         "warm-up come to it, and features of the frozen part that are kept save most "
         "of it"
