@@ -129,9 +129,7 @@ def test_how_long_it_may_take_is_told(tmp_path, monkeypatch, capsys):
     before, after = [
         line for line in capsys.readouterr().err.splitlines() if "latency: " in line
     ]
-    assert before == (
-        "latency: 4 rows in 5 processes each, 300 steps and 10 s of steps a row"
-    )
+    assert before == "latency: 4 rows, each of 5 processes, 300 steps and 10 s of steps"
     assert after.startswith("latency: the first process of every row took ")
     assert ", the other 4 may take " in after
 

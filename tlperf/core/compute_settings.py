@@ -12,6 +12,7 @@ from tlperf.core.choices import (
     Xla,
 )
 from tlperf.core.setting_checks import check
+from tlperf.core.units import format_amount
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +135,13 @@ class LatencyConfig:
     def requested_samples(self) -> int:
         """Timed steps of a full row."""
         return self.batches * self.repetitions
+
+    @property
+    def amount(self) -> str:
+        """What is timed of a row, in words."""
+        return format_amount(
+            self.requested_samples, self.min_secs, self.latency_secs or None
+        )
 
 
 # Inside `run` a row stops here; the full 30 x 10 is `tlperf latency`'s.

@@ -57,6 +57,17 @@ def format_count(count: int, one: str, many: str = "") -> str:
     return f"{count} {one}" if count == 1 else f"{count} {many or one + 's'}"
 
 
+def format_amount(steps: int, least_secs: float, most_secs: float | None) -> str:
+    """How much of something is timed; a limit of None or 0 is none.
+
+    >>> format_amount(300, 10.0, None), format_amount(300, 0.0, 15.0)
+    ('300 steps and 10 s of steps', '300 steps, at most 15 s')
+    """
+    least = f" and {least_secs:g} s of steps" if least_secs else ""
+    most = f", at most {most_secs:g} s" if most_secs else ""
+    return f"{format_count(steps, 'step')}{least}{most}"
+
+
 def format_number(value: float | None, digits: int = 3) -> str:
     """A plain number with `digits` decimals, or `n/a`.
 

@@ -64,16 +64,14 @@ def _timed_secs(cells: Iterable[Cell], config: RunConfig, rate: float) -> float 
     latency, total = config.latency, 0.0
     for cell in cells:
         spec = find_backbone(cell.backbone)
-        active = _active_gmacs(spec, config.model.freeze)
         gmacs = spec.gmacs
-        if cell.protocol is Protocol.TRAIN_STEP and gmacs is not None:
-            gmacs = None if active is None else gmacs + 2 * active
+        if cell.protocol is Protocol.TRAIN_STEP:
+            gmacs = _training_gmacs(spec, config.model.freeze)
         if gmacs is None:
             return None
-        scale = 1.0
-        if cell.kind == FINETUNED and config.input.image_size:
-            scale = (config.input.image_size / spec.native_size) ** 2
-        step_secs = 2 * scale * gmacs * cell.batch_size / rate
+        if cell.kind == FINETUNED:
+            gmacs *= _area_ratio(spec, config)
+        step_secs = 2 * gmacs * cell.batch_size / rate
         secs = max(latency.requested_samples * step_secs, latency.min_secs)
         total += min(secs, latency.latency_secs or secs)
     return total
@@ -96,14 +94,12 @@ def _plan_backbone(
     )
     validation = plan_evaluation(count=counts["validation"], batch_size=batch_size)
     test = plan_evaluation(count=counts["test"], batch_size=batch_size)
-    scale = (image_size / spec.native_size) ** 2
-    active = _active_gmacs(spec, config.model.freeze)
+    training = _training_gmacs(spec, config.model.freeze)
     gflop = None
-    if active is not None and spec.gmacs is not None:
-        # A backward pass of the active part costs two forward passes of it.
-        gmacs = train.steps * batch_size * (spec.gmacs + 2 * active)
-        gmacs += validation.steps * batch_size * spec.gmacs
-        gflop = 2 * scale * gmacs * config.training.epochs
+    if training is not None and spec.gmacs is not None:
+        gmacs = train.steps * training + validation.steps * spec.gmacs
+        gflop = 2 * _area_ratio(spec, config) * batch_size * gmacs
+        gflop *= config.training.epochs
     cells = plan_cells(
         spec, config.latency, device=config.device, kinds=(IMAGENET, FINETUNED)
     )
@@ -122,13 +118,20 @@ def _plan_backbone(
     }
 
 
-def _active_gmacs(spec: BackboneSpec, freeze: str) -> float | None:
-    """Multiply-adds of the layers that are trained; None at a boundary of one's own and
-    for a backbone whose are not known."""
+def _area_ratio(spec: BackboneSpec, config: RunConfig) -> float:
+    """Pixels of an image of this run to those of one of the backbone's own size."""
+    return ((config.input.image_size or spec.native_size) / spec.native_size) ** 2
+
+
+def _training_gmacs(spec: BackboneSpec, freeze: str) -> float | None:
+    """Multiply-adds (1e9) of a training step for an image of the backbone's own size;
+    None at a boundary of one's own and for a backbone whose are not known."""
     if spec.gmacs is None or spec.frozen_gmacs is None:
         return None
     known = {"paper": spec.gmacs - spec.frozen_gmacs, "all": 0.0, "none": spec.gmacs}
-    return known.get(freeze)
+    active = known.get(freeze)
+    # A backward pass of the active part costs two forward passes of it.
+    return None if active is None else spec.gmacs + 2 * active
 
 
 def measure_matmul_gflops(side: int = 1024, repeats: int = 5) -> float:

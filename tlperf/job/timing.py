@@ -107,11 +107,9 @@ def time_backbones(config: RunConfig) -> TimingOutcome:
 def _run_rounds(config: LatencyConfig, runner: "_Runner", slots: list[_Slot]) -> None:
     """A process of every cell, then the next of each; tells how long it may take."""
     count, start = config.processes, time.perf_counter()
-    limit = f", at most {config.latency_secs:g} s" if config.latency_secs else ""
     log(
-        f"latency: {format_count(len(slots), 'row')} in {count} processes each, "
-        f"{config.requested_samples} steps and {config.min_secs:g} s of steps a row"
-        f"{limit}"
+        f"latency: {format_count(len(slots), 'row')}, each of "
+        f"{format_count(count, 'process', 'processes')}, {config.amount}"
     )
     total = count * len(slots)
     with progress_bar(total=total, unit="process", title="latency") as bar:

@@ -49,11 +49,7 @@ def measure_cells(
         compute: its first device is timed.
     """
     rows, probes = [], Probes(compute)
-    limit = f", at most {config.latency_secs:g} s each" if config.latency_secs else ""
-    log(
-        f"latency: {format_count(len(cells), 'row')} of {config.requested_samples} "
-        f"steps{limit}"
-    )
+    log(f"latency: {format_count(len(cells), 'row')}, each of {config.amount}")
     for cell in cells:
         trial = take_trial(
             cell,

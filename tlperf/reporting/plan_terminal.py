@@ -6,7 +6,13 @@ print(render_latency_plan({"rows": [...], ...}))
 
 from typing import Any
 
-from tlperf.core.units import NOT_AVAILABLE, format_count, format_number, format_secs
+from tlperf.core.units import (
+    NOT_AVAILABLE,
+    format_amount,
+    format_count,
+    format_number,
+    format_secs,
+)
 from tlperf.reporting.terminal_table import render_table, render_values
 
 
@@ -57,13 +63,11 @@ def render_latency_plan(result: dict[str, Any]) -> str:
     names = ("backbone", "kind", "protocol", "runtime", "batch_size", "precision")
     rows = [[str(row[name]) for name in names] for row in result["rows"]]
     columns = ["backbone", "model", "protocol", "runtime", "batch", "precision"]
+    timed = format_amount(result["samples"], result["least_secs"], result["most_secs"])
     amount = (
         f"{format_count(len(rows), 'row')}, each of "
-        f"{format_count(result['processes'], 'process', 'processes')}, "
-        f"{result['samples']} steps and {result['least_secs']:g} s of steps"
+        f"{format_count(result['processes'], 'process', 'processes')}, {timed}"
     )
-    if result["most_secs"] is not None:
-        amount += f", at most {result['most_secs']:g} s"
     rate = format_number(result["cpu_matmul_gflops_per_sec"], 0)
     secs = format_secs(result["timed_secs_at_cpu_matmul_rate"])
     time = (

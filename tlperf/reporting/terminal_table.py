@@ -30,7 +30,8 @@ def render_values(result: dict[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{escape_text(str(k))} {_plain(v)}" for k, v in value.items())
+        items = [f"{escape_text(str(k))} {_plain(v)}" for k, v in value.items()]
+        return ", ".join(items) or "none"
     if isinstance(value, list):
         return ", ".join(map(_plain, value)) or "none"
     if isinstance(value, float):
