@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import pathlib
 import subprocess
 import sys
 
@@ -17,7 +18,7 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import memory_limit_bytes
 from tlperf.core.recipe import PixelRecipe
 from tlperf.evaluation.samples import read_sample_images
-from tlperf.latency import export, runtimes
+from tlperf.latency import export, runtimes, sessions
 from tlperf.latency.export import export_network, onnx_memory_bytes
 from tlperf.latency.parity import PARITY_LIMIT, centred_logits, relative_difference
 from tlperf.latency.runtimes import RUNTIMES, split_requests
@@ -126,6 +127,27 @@ def test_nobody_is_told_of_what_is_done(runtime, tmp_path):
     assert done.returncode == 0, done.stderr
     names = {path.name.lower() for path in tmp_path.rglob("*")}
     assert not names & {"intel", "microsoft"}
+
+
+@pytest.mark.parametrize(("cores", "streams"), [(2, 2), (8, 2), (8, 1), (32, 16)])
+def test_onnxruntime_takes_a_thread_a_core(tmp_path, monkeypatch, cores, streams):
+    """Of a session, beside the threads that run it."""
+    skip_unless_installed(Runtime.ONNXRUNTIME)
+    import onnx
+
+    monkeypatch.setattr(sessions, "usable_cores", lambda: cores)
+    shape = [onnx.helper.make_tensor_value_info(n, 1, [1]) for n in "xy"]
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "relu", shape[:1], shape[1:])
+    opset = onnx.helper.make_opsetid("", 17)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    onnx.save(model, tmp_path / "relu.onnx")
+    open_onnx(tmp_path / "relu.onnx")  # what the first one of a process starts stays
+    before = len([*pathlib.Path("/proc/self/task").iterdir()])
+    session = open_onnx(tmp_path / "relu.onnx", streams=streams)
+    more = len([*pathlib.Path("/proc/self/task").iterdir()]) - before
+    assert session.run(None, {"x": np.array([-1], np.float32)})[0] == 0
+    assert streams + more == cores
 
 
 def test_onnxruntime_without_cuda_does_not_take_the_cpu_for_a_gpu(tmp_path):

@@ -50,14 +50,16 @@ def open_onnx(path: pathlib.Path, *, cuda: Cuda | None = None, streams: int = 1)
     Args:
         path: of the file.
         cuda: the GPU that computes; None for the CPU.
-        streams: runs side by side, which share the CPU's cores evenly.
+        streams: threads that run it side by side.
 
     Raises:
         TlperfError: 69 where onnxruntime cannot use the GPU; it would take the CPU.
     """
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, usable_cores() // streams)
+    # Each thread that runs it computes too; beside them the session has one less than
+    # this, for all of its runs together.
+    options.intra_op_num_threads = max(1, usable_cores() - streams + 1)
     options.log_severity_level = _ERRORS_ONLY
     if cuda is None:
         return onnxruntime.InferenceSession(str(path), options, providers=[_CPU])
