@@ -234,6 +234,20 @@ def test_weights_of_another_network_are_refused(tmp_path):
     assert caught.value.code == 78
 
 
+def test_keras_2_weights_of_another_network_are_counted(tmp_path):
+    import h5py
+    from keras.src.legacy.saving import legacy_h5_format
+
+    with h5py.File(tmp_path / "vgg16_notop.h5", "w") as stored:
+        tiny = build_backbone(TINY, image_size=32)
+        legacy_h5_format.save_weights_to_hdf5_group(stored, tiny)
+    source = find_weights(VGG16, str(tmp_path / "vgg16_notop.h5"))
+    with pytest.raises(
+        TlperfError, match=r"expected 13 layers, found 3 saved layers\)"
+    ):
+        source.load(build_backbone(VGG16, image_size=32))
+
+
 def test_efficientnets_imagenet_file_gives_keras_own_outputs(tmp_path, monkeypatch):
     """A file with Keras' published hash was trained with one more division by
     sqrt(std): folding it into the variance must equal Keras' own network."""

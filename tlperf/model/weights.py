@@ -87,8 +87,11 @@ def load_keras_weights(model: Any, path: pathlib.Path) -> None:
         try:
             model.load_weights(named)
         except (ValueError, OSError, KeyError, UserWarning) as error:
-            # What follows in a warning of Keras' is as if loading had gone on.
-            reason = str(error).strip().splitlines()[0].split(". ")[0]
+            reason = str(error).strip().splitlines()[0]
+            if isinstance(error, UserWarning):
+                # What follows in it is as if loading had gone on.
+                reason = reason.split(". ")[0]
+            reason = reason.rstrip(".")
             raise TlperfError(
                 ExitCode.CONFIG,
                 "weights_mismatch",
