@@ -305,6 +305,9 @@ def test_what_is_left_out_is_told_in_a_line(pets, tmp_path, capsys):
         assert line == (
             f"tlperf shard: 2 files left out ({told}): {data_dir}/quarantine.jsonl"
         )
+    next(data_dir.glob("*train*")).write_bytes(b"")  # and once where it is mended
+    write_dataset(config(source), data_dir)
+    assert capsys.readouterr().err.count("left out") == 1
 
 
 def test_a_folder_of_somebody_else_is_left_alone(pets, tmp_path):

@@ -95,6 +95,7 @@ def write_dataset(
                     resume.write_note(data_dir, shard)
             manifest, kept = _write(job, data_dir, workers=workers)
         resume.clear_work(data_dir)
+    _tell_quarantined(manifest.reasons, data_dir)
     seconds = time.monotonic() - start
     return {
         **_summary(manifest),
@@ -173,7 +174,6 @@ def _is_whole(
     for file, what in _find_damage(data_dir, manifest, workers=workers):
         log(f"tlperf shard: {file}: {what}; writing what is damaged again")
         is_whole = False
-    _tell_quarantined(manifest.reasons, data_dir)
     return is_whole
 
 
@@ -213,7 +213,6 @@ def _write(
     # Before any refusal: this file tells what to mend.
     write_text(data_dir / QUARANTINE, quarantine_lines(found))
     check_bad(found.reasons, found.counts, config=job.config, path=found.first_bad)
-    _tell_quarantined(found.reasons, data_dir)
     planned = plan_records(job, found)
     tasks = planned.tasks(data_dir)
     finished = _find_finished(job, tasks, data_dir)

@@ -35,7 +35,6 @@ from tlperf.device.trace import StepTracer
 from tlperf.device.workers import PeerCheck, share_bytes
 from tlperf.model.steps import Network
 from tlperf.model.weights import WeightsSource
-from tlperf.pipeline.service import format_missed
 from tlperf.reference.backbones import BackboneSpec
 from tlperf.training.checkpoint import Checkpoint, pack, unpack
 from tlperf.training.memory import name_fitting_batch
@@ -98,8 +97,8 @@ def train_backbone(
         result = train_result(trainer, run.rows, weights=weights, build_secs=build_secs)
     log(f"{spec.name}: tensorboard --logdir={run.record.folder / 'tensorboard'}")
     if service := trainer.pipeline.service_totals():
-        told = f"{service['guarantee']}; {format_missed(service)}"
-        log(f"{spec.name}: data service: {told}")
+        came = f"{service['from_service']} of {service['steps']} batches came from it"
+        log(f"{spec.name}: data service: {service['guarantee']}; {came}")
     return Training(result, Network(trainer.classifier.whole, trainer.predict))
 
 
