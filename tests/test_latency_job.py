@@ -269,7 +269,9 @@ def test_memory_that_ends_late_in_a_sweep_is_a_failure(tmp_path, monkeypatch):
     assert len([*(tmp_path / "trials").glob("*.json")]) == 1
     checked = check_workdir(tmp_path)
     assert checked["unfinished"] == 1
-    assert "1 process of rows that are not finished: tlperf" in render_check(checked)
+    assert "1 process of rows that are not finished: on the same" in render_check(
+        checked
+    )
 
 
 def resumed(config):
@@ -303,6 +305,36 @@ def test_trials_of_another_machine_are_measured_again(tmp_path, monkeypatch):
     again = Children()
     time_with(monkeypatch, again, resumed(config))
     assert len(again.cells) == 10  # both backbones, all five processes
+    assert not check_workdir(tmp_path)["unfinished"]  # nor are the others kept
+
+
+def test_trials_of_other_flags_stay(tmp_path, monkeypatch):
+    one = config_of(tmp_path, protocols=(Protocol.COMPILED,))
+    fails = Children(fails=lambda cell, process: 70 if process == 4 else 0)
+    time_with(monkeypatch, fails, one)
+    other = config_of(tmp_path, protocols=(Protocol.STREAM,))
+    time_with(monkeypatch, Children(), resumed(other))
+    assert check_workdir(tmp_path)["unfinished"] == 8
+    again = Children()
+    time_with(monkeypatch, again, resumed(one))
+    assert len(again.cells) == 2
+
+
+@pytest.mark.parametrize("code", [ExitCode.IO, ExitCode.RETRY])
+def test_a_process_that_fails_as_it_is_stopped_says_with_which_code(
+    tmp_path, monkeypatch, code
+):
+    class Asked(Children):
+        def stop(self):
+            """It ends with its code by itself."""
+
+    def fails(cell, process):
+        signal.raise_signal(signal.SIGTERM)
+        return code
+
+    with pytest.raises(TlperfError, match="stopped") as caught:
+        time_with(monkeypatch, Asked(fails=fails), config_of(tmp_path))
+    assert (caught.value.code, caught.value.is_told) == (code, True)
 
 
 def test_a_cell_that_fails_ends_no_other(tmp_path, monkeypatch):

@@ -544,8 +544,8 @@ def test_processes_of_rows_that_are_not_written_are_named(tmp_path):
     with pytest.raises(TlperfError) as caught:
         check_workdir(tmp_path)
     assert caught.value.remedy == (
-        "2 processes of rows that are not finished: tlperf latency --resume with the "
-        "same flags goes on with them"
+        "2 processes of rows that are not finished: on the same code and machine "
+        "tlperf latency --resume with the same flags goes on with them"
     )
     write_row(tmp_path, make_cell())
     assert check_workdir(tmp_path)["unfinished"] == 2

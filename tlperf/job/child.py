@@ -1,10 +1,10 @@
 """A child process: the stages of one backbone.
 
-    python -m tlperf.job.child SETTINGS.json xception train,evaluate,latency
+    python -m tlperf.job.child SETTINGS.json xception train,evaluate,latency run
 
 A fresh process a backbone: layer names, memory peaks and compiled functions of one
 never reach the next, and a crash ends only its own. Results go to the workdir; the exit
-code and the error line are those of the command line.
+code and the error line are those of the command that is named last.
 """
 
 import pathlib
@@ -32,9 +32,9 @@ def run_stages(settings_path: str, backbone: str, stages: str) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the child; `arguments` are SETTINGS, BACKBONE and STAGES."""
-    settings_path, backbone, stages = arguments
-    return run_guarded(stages, lambda: run_stages(settings_path, backbone, stages))
+    """Runs the child; `arguments` are SETTINGS, BACKBONE, STAGES and COMMAND."""
+    settings_path, backbone, stages, command = arguments
+    return run_guarded(command, lambda: run_stages(settings_path, backbone, stages))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Child processes: fresh ones, one at a time.
 
 child = Child()
-code = child.run("tlperf.job.child", [settings, "vgg16", "train"], title="vgg16",
-                 stop=stop)
+code = child.run("tlperf.job.child", [settings, "vgg16", "train", "run"],
+                 title="vgg16", stop=stop)
 """
 
 import os

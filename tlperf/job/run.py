@@ -80,7 +80,9 @@ def stage_job(config: RunConfig, stage: str) -> dict[str, Any]:
         _write_album(config)  # the data may have been stored by another workdir
     else:
         open_dataset(config.data_path).close()
-    outcome = run_sweep(config, stages=(stage,), is_alone=cluster is None)
+    outcome = run_sweep(
+        config, stages=(stage,), command=stage, is_alone=cluster is None
+    )
     rows = read_results(config.workdir)
     rows = [row for row in rows if row["backbone"] in outcome.finished]
     result = {"runs": collect_runs(rows, stage)}
@@ -141,7 +143,7 @@ def run_job(
     else:
         data = shard_job(config)
     on_accepted()
-    outcome = run_sweep(config, stages=BACKBONE_STAGES)
+    outcome = run_sweep(config, stages=BACKBONE_STAGES, command="run")
     report = write_report(pathlib.Path(config.workdir))
     outcome.raise_failure()
     return {

@@ -1,6 +1,6 @@
 """A sweep over backbones: one child process each.
 
-outcome = run_sweep(config, stages=("train", "evaluate"))
+outcome = run_sweep(config, stages=("train", "evaluate"), command="run")
 outcome.failures   # {"vgg16": 71}
 """
 
@@ -62,7 +62,7 @@ def write_settings(config: RunConfig) -> None:
 
 
 def run_sweep(
-    config: RunConfig, *, stages: Sequence[str], is_alone: bool = True
+    config: RunConfig, *, stages: Sequence[str], command: str, is_alone: bool = True
 ) -> SweepOutcome:
     """Runs the stages of every backbone, each in a fresh process, one at a time.
 
@@ -71,11 +71,13 @@ def run_sweep(
     Args:
         config: of all backbones.
         stages: of each.
+        command: whose stages they are; error lines of child processes name it.
         is_alone: False where other workers run the same sweep: what one of them does
             not finish ends it.
 
     Raises:
-        TlperfError: 75 after a signal, to this process or to another worker's.
+        TlperfError: 75 after a signal, to this process or to another worker's, or the
+            code of a child process that could not save then.
     """
     finished, failures, child = [], {}, Child()
     with (
@@ -93,20 +95,20 @@ def run_sweep(
             log(f"{spec.name}: {', '.join(wanted) or 'all is there already'}")
             code, is_told = int(ExitCode.OK), False
             if wanted and not stop.wanted:
-                arguments = [str(settings_path), spec.name, ",".join(wanted)]
+                arguments = [str(settings_path), spec.name, ",".join(wanted), command]
                 code = child.run(
                     "tlperf.job.child", arguments, title=spec.name, stop=stop
                 )
                 is_told = child.has_told
             if stop.wanted or (code == ExitCode.RETRY and not is_alone):
                 raise TlperfError(
-                    ExitCode.RETRY,
+                    # Not 75 where it could not save.
+                    ExitCode(code) if is_told else ExitCode.RETRY,
                     "stopped",
                     path=config.workdir,
                     found=f"{stop.wanted or 'another worker ended'} while {spec.name} "
                     "was run",
                     remedy="run again with --resume",
-                    # What was saved, and how to go on, is in the child's line.
                     is_told=is_told,
                 )
             if code == ExitCode.OK:

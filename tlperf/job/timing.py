@@ -89,8 +89,8 @@ def time_backbones(config: RunConfig) -> TimingOutcome:
     """Measures every cell of every backbone; appends a `latency` row a backbone.
 
     Raises:
-        TlperfError: 69 where a runtime is not installed, 75 after a signal or where
-            another process times in this workdir.
+        TlperfError: 69 where a runtime is not installed, 75 after a signal (or the code
+            of a process that failed then) or where another one times in this workdir.
     """
     _check_runtimes(config)
     slots = [_Slot(cell) for cell in plan_rows(config)]
@@ -101,7 +101,10 @@ def time_backbones(config: RunConfig) -> TimingOutcome:
             _clear(folder)
         runner = _Runner(config, folder, child=child, stop=stop)
         _run_rounds(config.latency, runner, slots)
-        return _collect(config, slots, is_told=child.has_told)
+        outcome = _collect(config, slots, is_told=child.has_told)
+        if not outcome.failures:
+            runner.drop_outdated()
+        return outcome
 
 
 def _run_rounds(config: LatencyConfig, runner: "_Runner", slots: list[_Slot]) -> None:
@@ -157,6 +160,10 @@ def _clear(folder: pathlib.Path) -> None:
         path.unlink()
 
 
+def _digest(facts: dict[str, Any]) -> str:
+    return files.sha256_bytes(files.to_json(facts).encode())[:16]
+
+
 class _Runner:
     """Runs the processes of slots.
 
@@ -182,12 +189,18 @@ class _Runner:
         self._settings = {part: values[part] for part in parts}
         # A row is of one code on one machine, and of one training's weights: what
         # others measured is measured again.
-        self._settings["code"] = code_facts()
-        self._settings["machine"] = machine_and_gpu_facts()
-        self._settings["weights"] = {
-            name: row["result"].get("weights_sha256")
-            for name, row in latest(read_results(config.workdir), "train").items()
-        }
+        self._origin = _digest(
+            {
+                "code": code_facts(),
+                "machine": machine_and_gpu_facts(),
+                "weights": {
+                    name: row["result"].get("weights_sha256")
+                    for name, row in latest(
+                        read_results(config.workdir), "train"
+                    ).items()
+                },
+            }
+        )
 
     def advance(self, slot: _Slot, process: int, slots: list[_Slot]) -> None:
         """Takes one trial of a slot, unless it failed or was left out before."""
@@ -207,8 +220,8 @@ class _Runner:
     def _take(self, slot: _Slot, process: int) -> int:
         """A trial, from a file where it was taken before; the exit code."""
         key = {"settings": self._settings, "cell": dataclasses.asdict(slot.cell)}
-        digest = files.sha256_bytes(files.to_json(key).encode())[:16]
-        path = self._folder / f"{digest}-{process}.json"
+        name = f"{self._origin}-{_digest(key)}-{process}.json"
+        path = self._folder / name
         if path.exists():
             self.found += 1
         else:
@@ -224,7 +237,7 @@ class _Runner:
             )
             if self._stop.wanted:
                 raise TlperfError(
-                    ExitCode.RETRY,
+                    ExitCode(code) if self._child.has_told else ExitCode.RETRY,
                     "stopped",
                     path=self._config.workdir,
                     found=f"{self._stop.wanted} while {slot.cell.text} was timed",
@@ -242,6 +255,12 @@ class _Runner:
             f"{self._config.latency.processes}, p50 {format_secs(secs[len(secs) // 2])}"
         )
         return int(ExitCode.OK)
+
+    def drop_outdated(self) -> None:
+        """Removes trials of other code, machines or weights: no row takes them."""
+        for path in self._folder.glob("*.json"):
+            if not path.name.startswith(f"{self._origin}-"):
+                path.unlink()
 
     def _drop_larger(self, slot: _Slot, slots: list[_Slot]) -> None:
         """This batch does not fit, nor do larger ones of the same cell; it is a failure

@@ -99,5 +99,6 @@ def describe_unfinished(processes: int) -> str:
     """What is there of rows that were stopped, and how it is gone on with."""
     return (
         f"{format_count(processes, 'process', 'processes')} of rows that are not "
-        "finished: tlperf latency --resume with the same flags goes on with them"
+        "finished: on the same code and machine tlperf latency --resume with the same "
+        "flags goes on with them"
     )
