@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -9,10 +10,10 @@ import time
 import pytest
 
 from tlperf.core import files
-from tlperf.core.choices import Protocol
+from tlperf.core.choices import Protocol, Sweep
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import LatencyConfig, RunConfig, TrainConfig
-from tlperf.job import plan
+from tlperf.job import plan, sweep
 from tlperf.job.plan import measure_matmul_gflops, plan_job, plan_latency
 from tlperf.job.run import stage_job
 from tlperf.reporting.plan_terminal import render_job_plan, render_latency_plan
@@ -130,15 +131,54 @@ def test_a_backbone_that_fails_does_not_end_the_others(photos_dir, tmp_path, cap
     assert line.split()[:2] == ["vgg16", "1"]
 
 
-def test_one_mistake_is_told_in_one_line(tmp_path):
+@pytest.mark.parametrize(
+    "command",
+    [("latency", "--protocol=train_step", "--image_size=32"), ("run", *SMALL)],
+    ids=lambda command: command[0],
+)
+def test_one_mistake_is_told_in_one_line(tmp_path, command):
     """Of one backbone; the process that found it has told it."""
-    done = tlperf(
-        *("latency", "--backbones=vgg16", "--protocol=train_step", "--devices=cpu"),
-        *("--freeze=block9", "--image_size=32", f"--workdir={tmp_path}"),
-    )
+    wrong = ("--backbones=vgg16", "--freeze=block9", "--devices=cpu")
+    done = tlperf(*command, *wrong, f"--workdir={tmp_path}")
     assert done.returncode == ExitCode.USAGE
     (line,) = [line for line in done.stderr.splitlines() if ": E" in line]
+    assert line.startswith(f"tlperf {command[0]}: E64 ")
     assert "block9" in line
+
+
+@pytest.mark.parametrize(
+    ("code", "has_told", "expected"),
+    [
+        (ExitCode.RETRY, True, ExitCode.RETRY),
+        (ExitCode.IO, True, ExitCode.IO),
+        (ExitCode.INTERNAL, False, ExitCode.RETRY),  # it was killed
+        (ExitCode.OK, False, ExitCode.RETRY),
+    ],
+)
+def test_a_stop_ends_with_what_the_child_said_of_it(
+    tmp_path, monkeypatch, code, has_told, expected
+):
+    """75 tells that all is saved: not where the child says that it could not save."""
+
+    class Child:
+        def __init__(self):
+            self.has_told = False
+
+        def run(self, module, arguments, *, title, stop):
+            assert module == "tlperf.job.child"
+            signal.raise_signal(signal.SIGTERM)
+            self.has_told = has_told
+            return int(code)
+
+        def stop(self):
+            """It ends by itself."""
+
+    monkeypatch.setattr(sweep, "Child", Child)
+    with pytest.raises(TlperfError, match="stopped") as caught:
+        sweep.run_sweep(
+            RunConfig(workdir=str(tmp_path)), stages=("train",), command="train"
+        )
+    assert (caught.value.code, caught.value.is_told) == (expected, has_told)
 
 
 def test_a_run_that_is_stopped_goes_on(photos_dir, tmp_path):
@@ -191,6 +231,7 @@ def test_a_plan_counts_steps_and_bounds_the_time_and_writes_nothing(tmp_path):
     (line,) = [one for one in text.splitlines() if one.startswith("xception")]
     assert line.split()[:7] == ["xception", "299", "10", "7", "3", "3", "16"]
     assert f"at this CPU's matrix-product rate, {rate:.0f} GFLOP/s: a measure" in text
+    assert text.count("timed rows") == 1
     assert not (tmp_path / "w").exists()
 
 
@@ -218,6 +259,34 @@ def test_a_plan_of_latency_names_its_rows(tmp_path, monkeypatch, latency, secs, 
     lines = render_latency_plan(found).splitlines()
     assert f"1 row, each of 5 processes, {amount}" in lines
     assert not (tmp_path / "w").exists()
+
+
+def test_a_plan_of_training_has_no_timed_rows(tmp_path):
+    planned = plan_job(RunConfig(workdir=str(tmp_path)), is_timed=False)
+    assert not [name for run in planned["runs"] for name in run if "latency" in name]
+    assert "timed rows" not in render_job_plan(planned)
+
+
+def test_a_plan_of_latency_counts_all_its_steps_and_tells_swept_rows_apart(tmp_path):
+    config = RunConfig(
+        workdir=str(tmp_path),
+        backbones="vgg16",
+        latency=LatencyConfig(
+            protocols=(Protocol.COMPILED,),
+            sweep=(Sweep.XLA, Sweep.TF32),
+            processes=4,  # 3 repetitions of 30 steps each, for 2.5
+            min_secs=0,
+        ),
+    )
+    found = plan_latency(config)
+    assert found["samples"] == 360
+    secs = 4 * 360 * 32 * 2 * 15.47 / found["cpu_matmul_gflops_per_sec"]
+    assert found["timed_secs_at_cpu_matmul_rate"] == pytest.approx(secs, rel=1e-3)
+    head, *rows = [line.split() for line in render_latency_plan(found).splitlines()[:5]]
+    assert head[-2:] == ["XLA", "TF32"]
+    assert sorted(row[-2:] for row in rows) == [
+        [xla, tf32] for xla in ("off", "on") for tf32 in ("no", "yes")
+    ]
 
 
 def test_steps_of_unknown_arithmetic_have_no_time(tmp_path):

@@ -108,7 +108,7 @@ def _train(config: RunConfig, values: dict[str, Any]) -> Outcome:
 
     if values["dry_run"]:
         planned = dataclasses.replace(config, reuse_data=True)
-        return plan.plan_job(planned), ExitCode.OK
+        return plan.plan_job(planned, is_timed=False), ExitCode.OK
     return run.stage_job(config, "train"), ExitCode.OK
 
 

@@ -1,6 +1,7 @@
 """Frozen settings of devices and of timing; see `tlperf.core.settings`."""
 
 import dataclasses
+import math
 import re
 
 from tlperf.core.choices import (
@@ -137,11 +138,18 @@ class LatencyConfig:
         return self.batches * self.repetitions
 
     @property
+    def process_repetitions(self) -> int:
+        """Repetitions of each process of a row: an equal share, rounded up."""
+        return math.ceil(self.repetitions / self.processes)
+
+    @property
+    def timed_samples(self) -> int:
+        """Steps of a row that its processes time, before any for `min_secs`."""
+        return self.batches * self.process_repetitions * self.processes
+
+    @property
     def amount(self) -> str:
         """What is timed of a row, in words."""
         return format_amount(
-            self.requested_samples, self.min_secs, self.latency_secs or None
+            self.timed_samples, self.min_secs, self.latency_secs or None
         )
-
-
-# Inside `run` a row stops here; the full 30 x 10 is `tlperf latency`'s.

@@ -215,6 +215,7 @@ class FeatureConfig:
             check(value >= 0, name, value, "a number from 0")
 
 
+# Inside `run` a row stops here; the full 30 x 10 is `tlperf latency`'s.
 RUN_LATENCY_SECS = 60.0
 
 ALL_BACKBONES = "all"

@@ -4,7 +4,8 @@
     plan_latency(config)["rows"]
 
 The only time that can be told without training is what the arithmetic takes at this
-CPU's matrix-product rate: a measure of size, not a forecast, least of all for GPUs.
+CPU's matrix-product rate: a measure of size. It is no forecast, least of all for GPUs,
+and no bound, as some convolutions multiply less.
 """
 
 import dataclasses
@@ -24,8 +25,8 @@ from tlperf.pipeline.order import plan_evaluation, plan_training
 from tlperf.reference.backbones import BackboneSpec, find_backbone, parse_backbones
 
 
-def plan_job(config: RunConfig) -> dict[str, Any]:
-    """What a run would do: data, steps, timed rows, arithmetic."""
+def plan_job(config: RunConfig, *, is_timed: bool = True) -> dict[str, Any]:
+    """What a run would do: data, steps, arithmetic, and timed rows if it is timed."""
     specs = parse_backbones(config.backbones)
     data = _plan_data(config)
     counts = {name: sum(split.values()) for name, split in data["splits"].items()}
@@ -33,7 +34,11 @@ def plan_job(config: RunConfig) -> dict[str, Any]:
     return {
         "data": data,
         "cpu_matmul_gflops_per_sec": rate,
-        "runs": [_plan_backbone(spec, config, counts, rate) for spec in specs],
+        "runs": [
+            _plan_backbone(spec, config, counts, rate)
+            | (_plan_timing(spec, config, rate) if is_timed else {})
+            for spec in specs
+        ],
     }
 
 
@@ -51,7 +56,7 @@ def plan_latency(config: RunConfig) -> dict[str, Any]:
     return {
         "rows": [dataclasses.asdict(cell) for cell in cells],
         "processes": config.latency.processes,
-        "samples": config.latency.requested_samples,
+        "samples": config.latency.timed_samples,
         "least_secs": config.latency.min_secs,
         "most_secs": config.latency.latency_secs or None,
         "timed_secs_at_cpu_matmul_rate": _timed_secs(cells, config, rate),
@@ -72,7 +77,7 @@ def _timed_secs(cells: Iterable[Cell], config: RunConfig, rate: float) -> float 
         if cell.kind == FINETUNED:
             gmacs *= _area_ratio(spec, config)
         step_secs = 2 * gmacs * cell.batch_size / rate
-        secs = max(latency.requested_samples * step_secs, latency.min_secs)
+        secs = max(latency.timed_samples * step_secs, latency.min_secs)
         total += min(secs, latency.latency_secs or secs)
     return total
 
@@ -82,6 +87,17 @@ def _plan_data(config: RunConfig) -> dict[str, Any]:
         return plan_dataset(config.data, config.data_path)
     with open_dataset(config.data_path) as dataset:
         return {"splits": dataset.manifest.splits, "reused": True}
+
+
+def _plan_timing(spec: BackboneSpec, config: RunConfig, rate: float) -> dict[str, Any]:
+    """What the last stage of a run times: the fine-tuned network is there then."""
+    cells = plan_cells(
+        spec, config.latency, device=config.device, kinds=(IMAGENET, FINETUNED)
+    )
+    return {
+        "latency_rows": len(cells),
+        "latency_secs_at_cpu_matmul_rate": _timed_secs(cells, config, rate),
+    }
 
 
 def _plan_backbone(
@@ -100,9 +116,6 @@ def _plan_backbone(
         gmacs = train.steps * training + validation.steps * spec.gmacs
         gflop = 2 * _area_ratio(spec, config) * batch_size * gmacs
         gflop *= config.training.epochs
-    cells = plan_cells(
-        spec, config.latency, device=config.device, kinds=(IMAGENET, FINETUNED)
-    )
     return {
         "backbone": spec.name,
         "image_size": image_size,
@@ -113,8 +126,6 @@ def _plan_backbone(
         "test_steps": test.steps,
         "train_gflop": gflop,
         "train_secs_at_cpu_matmul_rate": None if gflop is None else gflop / rate,
-        "latency_rows": len(cells),
-        "latency_secs_at_cpu_matmul_rate": _timed_secs(cells, config, rate),
     }
 
 

@@ -6,7 +6,6 @@ For a first look, as `tlperf run` takes it: rows of one process have no interval
 INVALID. `tlperf latency` measures each cell in several fresh processes.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ def process_plan(config: LatencyConfig) -> TimerPlan:
     return TimerPlan(
         warmup_steps=config.warmup_steps,
         batches=config.batches,
-        repetitions=math.ceil(config.repetitions / config.processes),
+        repetitions=config.process_repetitions,
         min_secs=config.min_secs / config.processes,
         limit_secs=config.latency_secs / config.processes,
     )
