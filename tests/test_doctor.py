@@ -20,6 +20,7 @@ from tlperf.core.errors import ExitCode
 from tlperf.core.locks import LOCK, directory_lock
 from tlperf.core.results import RESULTS_NAME
 from tlperf.core.settings import DeviceConfig, InputConfig, ModelConfig, RunConfig
+from tlperf.doctor import data as data_checks
 from tlperf.doctor.checks import run_checks
 from tlperf.model.build import build_backbone
 from tlperf.model.weights import save_keras_weights
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("two_cpus")
 
 NAMES = [
     *("python", "packages", "combinations", "memory", "disk", "workdir"),
-    *("tensorflow", "devices", "gpu", "jpeg", "data", "page_cache"),
+    *("tensorflow", "devices", "gpu", "jpeg", "page_cache", "data"),
     *("weights", "preprocessing"),
 ]
 
@@ -167,8 +168,13 @@ def test_a_cut_shard_is_found(copied):
     assert_bad(found(config, "data"), shard.name, "cut", "shard again")
 
 
-def test_a_changed_byte_of_a_record_is_found(copied):
+@pytest.mark.parametrize(("most_bytes", "sample"), [(2**20, 1), (0, 64)])
+def test_a_changed_byte_of_a_record_is_found(copied, monkeypatch, most_bytes, sample):
+    """Of small data wherever it is; of larger ones where it is in the sample."""
+    monkeypatch.setattr(data_checks, "_MOST_BYTES", most_bytes)
+    monkeypatch.setattr(data_checks, "_SAMPLE", sample)
     config, folder = copied
+    assert "; 40 records read and sound" in found(config, "data")["found"]
     (shard,) = folder.glob("*-test.tfrecord-*-of-00001")
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1
@@ -423,5 +429,5 @@ def test_a_severe_misfit_of_preprocessing_is_found(config, tmp_path):
 
 def test_no_data_and_no_workdir_are_no_fault(config, tmp_path):
     wanted = dataclasses.replace(config, data_dir=str(tmp_path / "none"))
-    checks = run_checks(wanted, names=("workdir", "data", "page_cache"))
+    checks = run_checks(wanted, names=("workdir", "page_cache", "data"))
     assert [check["level"] for check in checks] == ["ok"] * 3

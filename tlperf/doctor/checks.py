@@ -28,8 +28,8 @@ _CHECKS: dict[str, Callable[[Patient], Check]] = {
     "devices": compute.check_devices,
     "gpu": compute.check_gpu,
     "jpeg": compute.check_jpeg,
+    "page_cache": data.check_page_cache,  # before all data are read
     "data": data.check_data,
-    "page_cache": data.check_page_cache,
     "weights": networks.check_weights,
     "preprocessing": networks.check_preprocessing,
 }
