@@ -155,14 +155,14 @@ def test_variety_is_that_of_other_images(two_cpus, subject, batch_size, calls):
     images = timed.make_images(0)
     placed, output = timed.place(images), reference(images)
     counting = dataclasses.replace(timed, reference=count)
-    checks = check_work(counting, placed, [output], "float32")
+    checks = check_work(counting, placed, [output], tolerance=1e-3)
     assert checks is not None
     assert len(asked) == calls
     assert checks["difference"] == 0
     assert checks["variety"] > checks["tolerance"]
     # A network that answers all alike.
     alike = dataclasses.replace(timed, reference=lambda images: 0 * output + 0.001)
-    checks = check_work(alike, placed, [0 * output + 0.001], "float32")
+    checks = check_work(alike, placed, [0 * output + 0.001], tolerance=1e-3)
     assert checks is not None
     assert checks["variety"] == 0
 

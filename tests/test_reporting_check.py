@@ -14,7 +14,7 @@ from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.machine import machine_facts, package_versions
 from tlperf.core.results import append_result, read_results, settings_digest
 from tlperf.core.settings import LatencyConfig, RunConfig
-from tlperf.core.trials import TOLERANCES, TRIALS_FOLDER
+from tlperf.core.trials import TRIALS_FOLDER, largest_difference
 from tlperf.latency.cells import FINETUNED, IMAGENET, Cell
 from tlperf.latency.rows import build_row
 from tlperf.reference.backbones import BACKBONES, find_backbone
@@ -38,7 +38,9 @@ def make_trial(cell, process, *, seed, kind="CPU", step_secs=0.04):
     is_training = cell.protocol is Protocol.TRAIN_STEP
     assert spec.gmacs is not None
     gflop = 2 * spec.gmacs * cell.batch_size
-    tolerance = TOLERANCES[cell.precision]
+    tolerance = largest_difference(
+        cell.precision, tf32=device_facts(cell, kind)["tf32"]
+    )
     return {
         "process": process,
         "seed": 0,
@@ -137,6 +139,8 @@ GOOD = [
     make_cell(precision=Precision.MIXED_FLOAT16, xla=Xla.ON),
     make_cell(precision=Precision.MIXED_BFLOAT16),
     make_cell(tf32=False),
+    make_cell(xla=Xla.ON),
+    make_cell(xla=Xla.ON, tf32=False),
     make_cell(protocol=Protocol.TRANSFER, batch_size=8),
 ]
 
@@ -145,13 +149,14 @@ def test_good_rows_are_all_taken(tmp_path, record_property):
     refused = {}
     for number, cell in enumerate(GOOD):
         workdir = tmp_path / str(number)
-        kind = "CPU" if cell.precision is Precision.FLOAT32 else "GPU"
+        is_plain = cell.precision is Precision.FLOAT32 and cell.xla is Xla.OFF
+        kind = "CPU" if is_plain else "GPU"
         write_row(workdir, cell, kind=kind, seed=number)
         (row,) = check_workdir(workdir)["rows"]
         if not row["ok"]:
             refused[cell.text] = row["problems"]
     assert refused == {}
-    assert len(GOOD) == 20
+    assert len(GOOD) == 22
     record_property("figures", f"0 of {len(GOOD)} good rows refused")
 
 

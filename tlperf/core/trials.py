@@ -47,8 +47,7 @@ MOST_DRIFT = 0.1
 MOST_LOAD = 0.1  # of the cores
 # A step on the same images by one on new ones.
 LEAST_REPEAT_RATIO = 0.9
-# Largest difference of a logit from Keras' own call, as a share of the largest one:
-# rounding of other kernels in another order, not another result.
+# By the precision of the step.
 TOLERANCES = {
     Precision.FLOAT32: 1e-3,
     Precision.MIXED_FLOAT16: 0.05,
@@ -62,6 +61,19 @@ PLACES = (
 )
 
 Trial = Mapping[str, Any]
+
+
+def largest_difference(precision: str, *, tf32: bool) -> float:
+    """The most by which a logit may differ from Keras' own call, as a share of the
+    largest one: rounding of other kernels in another order, not another result.
+
+    Args:
+        precision: dtype policy.
+        tf32: whether float32 products take TensorFloat-32, whose factors have the 10
+            bits that float16 has after the point.
+    """
+    is_rounded = tf32 and precision == Precision.FLOAT32
+    return TOLERANCES[Precision.MIXED_FLOAT16 if is_rounded else Precision(precision)]
 
 
 def all_samples(trials: Sequence[Trial]) -> list[float]:

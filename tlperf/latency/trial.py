@@ -21,7 +21,7 @@ from tlperf.core.machine import (
     machine_and_gpu_facts,
     peak_memory_bytes,
 )
-from tlperf.core.trials import TOLERANCES
+from tlperf.core.trials import largest_difference
 from tlperf.device.setup import Compute
 from tlperf.device.trace import StepTracer
 from tlperf.latency.cells import Cell
@@ -108,7 +108,14 @@ def take_trial(
         "device": compute.facts(),
         "device_text": compute.texts[0],
         "code": code_facts(),
-        "checks": check_work(timed, placed, keeper.outputs, compute.precision),
+        "checks": check_work(
+            timed,
+            placed,
+            keeper.outputs,
+            tolerance=largest_difference(
+                compute.precision, tf32=compute.facts()["tf32"]
+            ),
+        ),
         **network_facts(cell, subject, compute.precision),
         **bounds,
     }
@@ -142,7 +149,7 @@ def trace_steps(steps: Steps, folder: pathlib.Path, first: int, last: int) -> No
 
 
 def check_work(
-    timed: Timed, placed: Any, outputs: list[np.ndarray], precision: str
+    timed: Timed, placed: Any, outputs: list[np.ndarray], *, tolerance: float
 ) -> dict[str, Any] | None:
     """Whether timed steps did the work; None where steps change the network.
 
@@ -150,11 +157,10 @@ def check_work(
         timed: the protocol.
         placed: the images of the timed steps.
         outputs: some of theirs.
-        precision: dtype policy.
+        tolerance: of their logits, as a share of the largest one.
     """
     if timed.reference is None:
         return None
-    tolerance = TOLERANCES[Precision(precision)]
     reference = timed.reference(timed.make_images(SEED))
     # Of a batch, each image's neighbour is another one.
     others = np.roll(reference, 1, axis=0)

@@ -27,11 +27,11 @@ from tlperf.core.results import (
     settings_digest,
 )
 from tlperf.core.trials import (
-    TOLERANCES,
     TRIALS_FOLDER,
     all_samples,
     derive_figures,
     find_faults,
+    largest_difference,
 )
 from tlperf.reference import paper
 from tlperf.reference.backbones import BACKBONES
@@ -228,7 +228,8 @@ def _consistency_problems(run: Row) -> Iterator[str]:
         if trial["measured_secs"] < least * (1 - 1e-9):
             yield f"trial {number} measured_secs: is less than its steps took"
         checks = trial["checks"]
-        if checks and checks["tolerance"] != TOLERANCES[Precision(run["precision"])]:
+        most = largest_difference(run["precision"], tf32=run["tf32"])
+        if checks and checks["tolerance"] != most:
             yield f"trial {number} checks tolerance: is not that of {run['precision']}"
 
 
