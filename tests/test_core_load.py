@@ -5,7 +5,13 @@ import os
 
 import pytest
 
-from tlperf.core.load import LoadReading, load_between, read_gpu_busy, read_load
+from tlperf.core.load import (
+    ORDER_VARIABLE,
+    LoadReading,
+    load_between,
+    read_gpu_busy,
+    read_load,
+)
 from tlperf.core.machine import _installed_from
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -51,31 +57,57 @@ def test_this_machine_tells():
 
 
 @pytest.mark.parametrize(
-    ("script", "shown", "number", "expected"),
+    ("shown", "numbers", "expected"),
     [
-        ('echo "37"', "", 0, 0.37),
-        ('echo "$1"; exit 1', "", 0, None),
-        ('echo "[N/A]"', "", 0, None),
+        ("", [0], 0.37),
+        ("", [1, 0], 0.37),
+        ("", [], 0.8),
+        ("", [3], None),  # [N/A]
+        ("", [4], None),
         # The GPU of that number here is another one for the driver.
-        ('[ "$1" = --id=5 ] && echo 20', "3, 5", 1, 0.2),
-        ('[ "$1" = --id=GPU-8a ] && echo 20', "GPU-8a", 0, 0.2),
-        ('[ "$1" = --id=1 ] && echo 20', "", 1, 0.2),
+        ("1, 2", [1], 0.8),
+        ("1,0", [], 0.37),
+        ("GPU-8a", [0], 0.2),
+        ("GPU-8", [0], None),  # of which there are two
+        ("MIG-8a", [0], None),
+        ("-1", [0], None),
     ],
 )
-def test_how_busy_a_gpu_is_says_its_driver(
-    tmp_path, monkeypatch, script, shown, number, expected
+def test_how_busy_gpus_are_says_their_driver(
+    tmp_path, monkeypatch, shown, numbers, expected
 ):
-    program = tmp_path / "nvidia-smi"
+    rows = ["0, GPU-11aa, 37", "1, GPU-8abc, 20", "2, GPU-8fff, 80"]
+    if numbers == [3]:
+        rows.append("3, GPU-99, [N/A]")
+    _write_smi(tmp_path, monkeypatch, "\n".join(f"echo '{row}'" for row in rows))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    assert read_gpu_busy(numbers) == expected
+
+
+def _write_smi(folder, monkeypatch, script):
+    program = folder / "nvidia-smi"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
-    assert read_gpu_busy(number) == expected
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_a_driver_that_fails_does_not_tell(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    _write_smi(tmp_path, monkeypatch, "echo '0, GPU-11aa, 37'; exit 1")
+    assert read_gpu_busy([0]) is None
+
+
+def test_gpus_in_cudas_own_order_are_not_the_drivers(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    _write_smi(tmp_path, monkeypatch, "echo '0, GPU-11aa, 37'")
+    assert read_gpu_busy([0]) == 0.37
+    monkeypatch.setenv(ORDER_VARIABLE, "FASTEST_FIRST")
+    assert read_gpu_busy([0]) is None
 
 
 def test_without_a_driver_nobody_tells(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert read_gpu_busy(0) is None
+    assert read_gpu_busy([0]) is None
 
 
 @pytest.mark.parametrize(

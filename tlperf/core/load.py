@@ -4,7 +4,7 @@ before = read_load()
 ...
 load = load_between(before, read_load())
 load.others_cores   # 0.1: a tenth of a core
-read_gpu_busy(0)    # 0.3: before this process uses it; None where it cannot be told
+read_gpu_busy([0])  # 0.3: before this process uses it; None where it cannot be told
 """
 
 import dataclasses
@@ -12,9 +12,12 @@ import os
 import pathlib
 import subprocess
 import time
+from collections.abc import Collection
 
 _USER, _SYSTEM, _STEAL = (0, 1), (2, 5, 6), 7
 _SMI_SECS = 20
+# How CUDA numbers GPUs, which nvidia-smi numbers so always.
+ORDER_VARIABLE, PCI_ORDER = "CUDA_DEVICE_ORDER", "PCI_BUS_ID"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,25 +87,47 @@ def load_between(before: LoadReading, after: LoadReading) -> Load:
     return Load(max(0.0, busy - own) / secs, stolen / secs)
 
 
-def read_gpu_busy(number: int) -> float | None:
-    """Share of the last moment, 0 to 1, in which an NVIDIA GPU computed, whoever used
-    it; None where nvidia-smi does not tell.
+def read_gpu_busy(numbers: Collection[int]) -> float | None:
+    """Share of the last moment, 0 to 1, in which the busiest of some NVIDIA GPUs
+    computed, whoever used it; None where nvidia-smi does not tell that of each.
 
     Args:
-        number: among the GPUs that CUDA shows this process.
+        numbers: among the GPUs that CUDA shows this process; none for all of these.
     """
-    shown = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = [name.strip() for name in shown.split(",")] if shown else []
-    name = names[number] if number < len(names) else str(number)
-    command = ["nvidia-smi", f"--id={name}", "--query-gpu=utilization.gpu"]
+    names = [n.strip() for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
     try:
-        done = subprocess.run(
-            [*command, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_SMI_SECS,
-        )
-        return int(done.stdout) / 100
-    except (OSError, ValueError, subprocess.SubprocessError):
+        rows = _ask_smi()
+        # Parts of a GPU (MIG) and GPUs in CUDA's own order are not those of a number.
+        if os.environ.get(ORDER_VARIABLE, PCI_ORDER) != PCI_ORDER:
+            return None
+        shown = [_find_row(rows, name) for name in names] if any(names) else rows
+        chosen = [shown[number] for number in numbers] if numbers else shown
+        return max(int(busy) for _, _, busy in chosen) / 100
+    except (OSError, ValueError, LookupError, subprocess.SubprocessError):
         return None
+
+
+def _ask_smi() -> list[list[str]]:
+    """Number, UUID and utilisation in percent of each GPU."""
+    query = "--query-gpu=index,uuid,utilization.gpu"
+    done = subprocess.run(
+        ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=_SMI_SECS,
+    )
+    return [line.split(", ") for line in done.stdout.splitlines()]
+
+
+def _find_row(rows: list[list[str]], name: str) -> list[str]:
+    """By number, or by as much of the UUID as tells it.
+
+    Raises:
+        LookupError: there is none, or more than one.
+    """
+    found = [row for row in rows if row[0] == name]
+    found = found or [row for row in rows if name and row[1].startswith(name)]
+    if len(found) != 1:
+        raise LookupError(name)
+    return found[0]

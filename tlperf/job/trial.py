@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 
 from tlperf.core import files
+from tlperf.core.choices import Strategy
 from tlperf.core.load import read_gpu_busy
 from tlperf.core.quiet import quiet_stderr
 from tlperf.core.results import latest, read_results
@@ -42,8 +43,10 @@ def measure_cell(
         from tlperf.latency.trial import take_trial
 
     device = cell.device_config(config.device)
-    first = next(iter(device.gpu_numbers), 0)
-    gpu_busy = None if device.devices == "cpu" else read_gpu_busy(first)
+    gpus = device.gpu_numbers
+    if device.strategy is Strategy.ONE:
+        gpus = gpus[:1] or (0,)
+    gpu_busy = None if device.devices == "cpu" else read_gpu_busy(gpus)
     spec = find_backbone(cell.backbone)
     row = latest(read_results(config.workdir), "train").get(spec.name)
     compute = setup_compute(device)
