@@ -222,3 +222,24 @@ def test_where_a_batch_does_not_fit_one_that_does_is_named(
     )
     # It does.
     assert losses(train_tiny(photos, two_cpus, tmp_path, spec=spec, accumulate=2))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Dst tensor is not initialized.", TlperfError),  # a batch on its way to a GPU
+        ("something else", tf.errors.InternalError),
+    ],
+)
+def test_memory_that_ends_by_another_name_is_memory(
+    text, expected, two_cpus, photos, tmp_path, monkeypatch
+):
+    def fail(run):
+        raise tf.errors.InternalError(None, None, text)
+
+    monkeypatch.setattr("tlperf.training.loop._Run.go_on", fail)
+    with pytest.raises(expected) as caught:
+        train_tiny(photos, two_cpus, tmp_path)
+    if expected is TlperfError:
+        assert caught.value.code == ExitCode.MEMORY
+        assert "--accumulate=2 takes the same batch" in caught.value.remedy

@@ -42,6 +42,26 @@ def escape_text(text: str) -> str:
     )
 
 
+# Of errors of other names by which TensorFlow, cuDNN, cuBLAS and onnxruntime tell that
+# a GPU's memory ended (tensorflow issues 7025 and 43174); not seen on a GPU here.
+_MEMORY_TEXTS = (
+    "Dst tensor is not initialized",
+    "No algorithm worked!",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "Failed to allocate memory for requested buffer",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a library's error says that a device's memory ended."""
+    # tf.errors, without importing TensorFlow.
+    return type(error).__name__ == "ResourceExhaustedError" or any(
+        text in str(error) for text in _MEMORY_TEXTS
+    )
+
+
 class TlperfError(Exception):
     """What was found, where, and what to do about it.
 

@@ -7,20 +7,10 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.errors import ExitCode, TlperfError, is_out_of_memory
 from tlperf.core.quiet import is_verbose
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-# Of errors of other names by which TensorFlow, cuDNN, cuBLAS and onnxruntime tell that
-# a GPU's memory ended (tensorflow issues 7025 and 43174); not seen on a GPU here.
-_MEMORY_TEXTS = (
-    "Dst tensor is not initialized",
-    "No algorithm worked!",
-    "CUDA_ERROR_OUT_OF_MEMORY",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "Failed to allocate memory for requested buffer",
-)
 
 
 def run_guarded(command: str, action: Callable[[], object]) -> int:
@@ -52,10 +42,7 @@ def _foreign(error: Exception) -> TlperfError:
     """An exception that no room named: out of memory, the system, or a bug of ours."""
     name = type(error).__name__
     found = (str(error).strip().splitlines() or [name])[0]
-    # tf.errors, without importing TensorFlow.
-    if name == "ResourceExhaustedError" or any(
-        text in str(error) for text in _MEMORY_TEXTS
-    ):
+    if is_out_of_memory(error):
         return _out_of_memory(found)
     if isinstance(error, OSError):
         return TlperfError(

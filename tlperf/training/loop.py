@@ -24,7 +24,7 @@ import tensorflow as tf
 
 from tlperf.core import faults, files
 from tlperf.core.choices import FeatureCache
-from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.errors import ExitCode, TlperfError, is_out_of_memory
 from tlperf.core.locks import directory_lock
 from tlperf.core.progress import log
 from tlperf.core.settings import RunConfig
@@ -106,8 +106,10 @@ def train_backbone(
 def _naming_fitting_batch(trainer: Trainer) -> Iterator[None]:
     try:
         yield
-    except tf.errors.ResourceExhaustedError as error:
-        raise name_fitting_batch(trainer) from error
+    except tf.errors.OpError as error:
+        if is_out_of_memory(error):
+            raise name_fitting_batch(trainer) from error
+        raise
 
 
 class _Run:
