@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.promises import run
-from tlperf.core.choices import Precision, Xla
+from tlperf.core.choices import Precision, Strategy, Xla
 from tlperf.core.errors import ExitCode, TlperfError
 from tlperf.core.settings import DeviceConfig
 from tlperf.device.setup import resolve_xla, setup_compute
@@ -26,6 +26,13 @@ from tlperf.device.setup import resolve_xla, setup_compute
 )
 def test_xla_policy(xla, kind, replicas, expected):
     assert resolve_xla(xla, kind=kind, replicas=replicas) is expected
+
+
+def test_mirrored_xla_is_refused_of_one_device_too(two_cpus):
+    assert resolve_xla(Xla.AUTO, kind="GPU", replicas=1, is_mirrored=True) is False
+    asked = DeviceConfig(devices="cpu", strategy=Strategy.MIRRORED, xla=Xla.ON)
+    with pytest.raises(TlperfError, match="--xla=on with --strategy=mirrored"):
+        setup_compute(asked)
 
 
 def test_xla_under_replicas_is_refused():

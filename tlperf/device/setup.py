@@ -7,6 +7,7 @@ compute.facts()   # what a result row says about the device
 """
 
 import dataclasses
+import os
 import pathlib
 from typing import Any
 
@@ -14,6 +15,7 @@ import tensorflow as tf
 
 from tlperf.core.choices import Precision, Strategy, Xla
 from tlperf.core.errors import ExitCode, TlperfError
+from tlperf.core.load import ORDER_VARIABLE, PCI_ORDER
 from tlperf.core.machine import (
     cpu_name,
     has_tf32,
@@ -150,6 +152,7 @@ def setup_compute(config: DeviceConfig, *, cluster: Cluster | None = None) -> Co
         config.xla,
         kind=kind,
         replicas=len(devices) * workers,
+        is_mirrored=config.strategy is Strategy.MIRRORED,
         op_determinism=config.op_determinism,
     )
     tf.config.experimental.enable_tensor_float_32_execution(config.tf32)
@@ -193,6 +196,8 @@ def _check_logical(logical: int, cluster: Cluster | None) -> None:
 
 def _visible_gpus(config: DeviceConfig) -> list[tf.config.PhysicalDevice]:
     """The GPUs to use; the others are hidden, those used grow their memory."""
+    # `gpu:1` is what nvidia-smi calls 1: CUDA itself puts the fastest first.
+    os.environ.setdefault(ORDER_VARIABLE, PCI_ORDER)
     # Looking for CUDA on a machine without it logs an error that is none.
     with quiet_stderr():
         physical = tf.config.list_physical_devices("GPU")
@@ -277,7 +282,12 @@ def _takes_tf32(kind: str) -> bool:
 
 
 def resolve_xla(
-    xla: Xla, *, kind: str, replicas: int, op_determinism: bool = False
+    xla: Xla,
+    *,
+    kind: str,
+    replicas: int,
+    is_mirrored: bool = False,
+    op_determinism: bool = False,
 ) -> bool:
     """Whether steps are compiled by XLA.
 
@@ -285,12 +295,13 @@ def resolve_xla(
     EfficientNetB0) 6-10 times slower, so `auto` leaves it off there.
 
     Raises:
-        TlperfError: 78 for `on` under several replicas: a compiled step cannot hold
-            MirroredStrategy's merge_call (tensorflow issue 56423, keras issue 21366);
+        TlperfError: 78 for `on` under MirroredStrategy, of one replica too: a compiled
+            step cannot hold its merge_call (tensorflow issue 56423, keras issue 21366);
             and with deterministic operations: XLA has none for the gradient of max
             pooling (tensorflow issue 69417).
     """
-    against = f"{replicas} replicas" if replicas > 1 else ""
+    against = "--strategy=mirrored" if is_mirrored else ""
+    against = f"{replicas} replicas" if replicas > 1 else against
     if op_determinism:
         against = against or "--op_determinism"
     if xla is Xla.ON and against:
@@ -298,7 +309,8 @@ def resolve_xla(
             ExitCode.CONFIG,
             "xla_refused",
             found=f"--xla=on with {against}",
-            remedy="use --xla=off, or one device without --op_determinism",
+            remedy="use --xla=off, or one device without --strategy=mirrored and "
+            "--op_determinism",
         )
     if xla is Xla.AUTO:
         return kind == "GPU" and not against

@@ -201,12 +201,15 @@ class FeatureBatches:
         )
         for index, weight in pairs:
             features, label, kept = self.split.read(self.first_row + index)
-            yield FeatureBatch(
-                features=tuple(map(tf.convert_to_tensor, features)),
-                label=tf.convert_to_tensor(label),
-                weight=tf.convert_to_tensor(weight * kept),
-                index=tf.convert_to_tensor(index),
-            )
+            # Else TensorFlow puts the whole batch on the first GPU, to be split there.
+            with tf.device("CPU:0"):
+                batch = FeatureBatch(
+                    features=tuple(map(tf.convert_to_tensor, features)),
+                    label=tf.convert_to_tensor(label),
+                    weight=tf.convert_to_tensor(weight * kept),
+                    index=tf.convert_to_tensor(index),
+                )
+            yield batch
 
     def distribute(self, compute: Compute) -> Generator[FeatureBatch]:
         """Each batch on its device, or split evenly over the replicas."""
