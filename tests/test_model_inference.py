@@ -391,9 +391,73 @@ def test_a_normalisation_before_a_residual_sum_is_folded(options):
     assert_same(fast, network)
 
 
-def test_before_a_residual_sum_only_float32_is_folded():
-    network = residual(dtype="mixed_bfloat16")
+@pytest.mark.parametrize("cpu", [False, True])
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("kind", [keras.layers.Conv2D, keras.layers.SeparableConv2D])
+def test_in_mixed_precision_every_normalisation_is_folded(kind, policy, cpu):
+    """TensorFlow's own graph says so: a product a normalisation is left otherwise, and
+    casts to float32 around it."""
+    network = build(
+        kind(FILTERS, 3, strides=2, dtype=policy),
+        norm(dtype=policy),
+        keras.layers.Activation("relu", dtype=policy),
+        kind(FILTERS, 1, use_bias=False, padding="same", dtype=policy),
+        norm(scale=False, dtype=policy),
+    )
+    fast = rewrite(network, cpu=cpu)
+    names = [type(layer).__name__ for layer in fast.layers]
+    assert "BatchNormalization" not in names
+    images = normal_values((2, *SHAPE), seed=3)
+    operations = [node.op for node in optimised(fast, images)]
+    assert "Mul" not in operations
+    assert operations.count("Cast") == 1  # of the images
+    # As near to float32 as Keras' own call is.
+    exact = keras.models.clone_model(network, clone_function=in_float32)
+    exact.set_weights(network.get_weights())
+    expected = exact(images, training=False).numpy()
+    own = difference(network(images, training=False).numpy().astype("f4"), expected)
+    found = run(fast, images)
+    assert found.dtype == network.output.dtype
+    assert difference(found.numpy().astype("f4"), expected) < 1.5 * own + 1e-4
+
+
+def in_float32(layer):
+    return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+
+def optimised(network, images):
+    """The nodes of the graph that TensorFlow runs."""
+    from tensorflow.core.protobuf import config_pb2
+    from tensorflow.python.framework import meta_graph
+    from tensorflow.python.grappler import tf_optimizer
+
+    function = tf.function(lambda x: apply_constant(network, x)[0], autograph=False)
+    graph = function.get_concrete_function(tf.TensorSpec(images.shape)).graph
+    fetch = [one.op.name for one in graph.outputs]
+    stored = meta_graph.create_meta_graph_def(graph=graph)
+    stored.collection_def["train_op"].node_list.value.extend(fetch)
+    return tf_optimizer.OptimizeGraph(config_pb2.ConfigProto(), stored).node
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda policy: convolution(groups=2, dtype=policy),
+        lambda policy: convolution(activation="relu", dtype=policy),
+    ],
+)
+def test_in_mixed_precision_others_are_left_alone(layer):
+    network = build(layer("mixed_bfloat16"), norm(dtype="mixed_bfloat16"))
     assert rewrite(network, cpu=True) is network
+
+
+def test_before_a_residual_sum_a_mixed_normalisation_is_folded():
+    network = residual(dtype="mixed_bfloat16")
+    fast = rewrite(network, cpu=True)
+    assert "BatchNormalization" not in [type(layer).__name__ for layer in fast.layers]
+    images = normal_values((2, *SHAPE), seed=3)
+    expected = network(images, training=False).numpy()
+    assert difference(run(fast, images).numpy(), expected) < 0.02
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from tlperf.latency.sessions import (
     open_onnx,
     open_openvino,
 )
-from tlperf.model.build import build_imagenet_model
+from tlperf.model.build import build_imagenet_model, dtype_policy
 from tlperf.model.deploy import with_preprocessing
 from tlperf.model.preprocess import normalise
 from tlperf.model.variety import spread_outputs
@@ -265,3 +265,29 @@ def test_each_backbone_is_the_same_network_in_each_runtime(spec, two_cpus):
         difference = relative_difference(loaded.run(images), expected)
         print(f"{spec.name} in {runtime}: {difference:.1e} of the largest logit")
         assert difference <= PARITY_LIMIT
+
+
+def test_probabilities_of_float16_are_compared_where_they_are_known():
+    """Below its smallest normal a rounding is a large share, or all, of one."""
+    logits = np.array([[0.0, 1.0, 2.0, -12.0, -17.0]])
+    exact = np.exp(logits) / np.exp(logits).sum()
+    half = exact.astype(np.float16)
+    assert relative_difference(half, exact) < 1e-3
+    assert relative_difference(exact, half) < 1e-3
+    other = exact[:, [1, 0, 2, 3, 4]].astype(np.float16)
+    assert relative_difference(other, half) > 0.1
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_unlike_images_are_told_apart_in_every_precision(policy, two_cpus):
+    """Of probabilities in float16 most would be 0."""
+    with dtype_policy(policy):
+        inputs = keras.Input((8, 8, 3))
+        x = keras.layers.Flatten()(inputs)
+        network = keras.Model(inputs, keras.layers.Dense(1000, "softmax")(x))
+    images = 100 * np.random.default_rng(0).normal(size=(4, 8, 8, 3))
+    spread_outputs(network, images.astype(np.float32))
+    flat = images.reshape(4, -1) @ keras.ops.convert_to_numpy(
+        network.layers[-1].kernel
+    ).astype(np.float64)
+    assert (flat - flat.mean(axis=0)).std() == pytest.approx(1, rel=0.01)

@@ -4,7 +4,10 @@
     count_winograd(fast)
 
 - A normalisation after a depthwise convolution is folded into its kernel; TensorFlow
-  does that by itself for others. Zeros before it that are those of "same" go with it.
+  does that by itself for others in float32. Zeros before it that are those of "same" go
+  with it.
+- In mixed precision it is folded into each convolution: Keras normalises in float32
+  (3.15), and TensorFlow folds nothing through the two casts around that.
 - On CPUs, in float32: suitable convolutions are Winograd's, the normalisation and the
   ReLU after one a part of them; the layers that scale pixels are one; the normalisation
   before a residual sum is folded too.
@@ -13,7 +16,6 @@ The other layers are the model's own.
 """
 
 import dataclasses
-import functools
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -21,11 +23,11 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 from keras import Operation
 
+from tlperf.model.folded import CONVOLVE, FoldedConv2D, Scale, WinogradConv2D
 from tlperf.model.graph import Graph, count_calls
-from tlperf.model.winograd import TAPS, convolve, transform_kernel
+from tlperf.model.winograd import TAPS
 
 # Of channels; with fewer, sums take what products save. On two cores 64 to 64 channels
 # at 224 x 224 pixels are 1.4 times as fast, 256 to 256 at 56 x 56 2.3 times; with 32 to
@@ -72,7 +74,7 @@ def count_winograd(model: keras.Model) -> int:
     return sum(
         count_winograd(layer)
         if isinstance(layer, keras.Model)
-        else isinstance(layer, _WinogradConv2D)
+        else isinstance(layer, WinogradConv2D)
         for layer in model.layers
     )
 
@@ -83,7 +85,7 @@ def release_constants(model: keras.Model) -> None:
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             release_constants(layer)
-        elif isinstance(layer, _WinogradConv2D):
+        elif isinstance(layer, WinogradConv2D):
             layer.release()
 
 
@@ -100,87 +102,6 @@ def _fold_statistics(
     if norm.center:
         added += array(norm.beta)
     return factor, added
-
-
-class _WinogradConv2D(keras.layers.Layer):
-    """A convolution with constants: [B, H, W, C] to [B, H', W', O], float32."""
-
-    def __init__(
-        self,
-        weights: np.ndarray,
-        shift: np.ndarray,
-        *,
-        padding: str,
-        relu: bool,
-        name: str,
-    ):
-        super().__init__(dtype="float32", name=name)
-        with tf.init_scope():  # handed to a graph, not copied into it
-            self._transformed = transform_kernel(weights)
-        self._shift, self._relu = shift.astype(np.float32), relu
-        self._border = TAPS // 2 if padding == "same" else 0
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return convolve(
-            inputs,
-            self._transformed,
-            border=self._border,
-            shift=self._shift,
-            relu=self._relu,
-        )
-
-    def release(self) -> None:
-        """It is not called again."""
-        del self._transformed
-
-    def compute_output_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
-        less = TAPS - 1 - 2 * self._border
-        sides = [side and side - less for side in shape[1:-1]]
-        return (shape[0], *sides, len(self._shift))
-
-
-class _DepthwiseConv2D(keras.layers.Layer):
-    """A depthwise convolution with constants: a network may be rewritten while a
-    function is traced, which could not make variables."""
-
-    def __init__(
-        self,
-        layer: keras.layers.DepthwiseConv2D,
-        weights: np.ndarray,
-        shift: np.ndarray,
-        *,
-        padding: str,
-    ):
-        super().__init__(dtype=layer.dtype_policy, name=layer.name)
-        self._arrays = [x.astype(np.float32) for x in (weights, shift)]
-        self._options = {
-            "strides": layer.strides,
-            "padding": padding,
-            "data_format": layer.data_format,
-            "dilation_rate": layer.dilation_rate,
-        }
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        kernel, shift = (
-            keras.ops.cast(one, self.compute_dtype) for one in self._arrays
-        )
-        return keras.ops.depthwise_conv(inputs, kernel, **self._options) + shift
-
-
-class _Scale(keras.layers.Layer):
-    """A product and a sum for each channel, float32, in one pass."""
-
-    def __init__(self, factor: np.ndarray, added: np.ndarray, *, name: str):
-        super().__init__(dtype="float32", name=name)
-        self._factor, self._added = (x.astype(np.float32) for x in (factor, added))
-
-    def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        return _scale(inputs, self._factor, self._added)
-
-
-@functools.partial(tf.function, jit_compile=True, autograph=False)
-def _scale(x: tf.Tensor, factor: tf.Tensor, added: tf.Tensor) -> tf.Tensor:
-    return tf.cast(x, factor.dtype) * factor + added  # of pixels in bytes too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +134,8 @@ def _find_chains(
             continue
         elif kind is keras.layers.DepthwiseConv2D:
             yield from _depthwise_chain(one, graph)
+        elif kind in CONVOLVE and one.compute_dtype != "float32":
+            yield from _mixed_chain(one, graph)
         elif cpu and kind is keras.layers.Conv2D and _is_suitable(one):
             yield _winograd_chain(one, graph)
         elif cpu and kind is keras.layers.Conv2D:
@@ -237,8 +160,12 @@ def _norm_after(
 def _folded(
     layer: keras.layers.Layer, norm: keras.layers.BatchNormalization | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and shift of a convolution with the normalisation after it."""
-    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    """The last kernel of a convolution, and its shift, with the normalisation after
+    it."""
+    is_separable = isinstance(layer, keras.layers.SeparableConv2D)
+    kernel = keras.ops.convert_to_numpy(
+        layer.pointwise_kernel if is_separable else layer.kernel
+    )
     factor, shift = np.ones(layer.output.shape[-1]), np.zeros(layer.output.shape[-1])
     if norm is not None:
         factor, shift = _fold_statistics(norm)
@@ -261,8 +188,22 @@ def _depthwise_chain(
     if _is_same(before, layer, graph):
         padding = "same"
         others.append(before)
-    made = _DepthwiseConv2D(layer, *_folded(layer, norm), padding=padding)
+    kernel, shift = _folded(layer, norm)
+    made = FoldedConv2D(layer, [kernel], shift, padding=padding)
     yield _Chain(layer, made, tuple(others))
+
+
+def _mixed_chain(layer: keras.layers.Layer, graph: Graph) -> Iterator[_Chain]:
+    norm = _norm_after(layer, graph)
+    groups = getattr(layer, "groups", 1)  # separable ones have none
+    if norm is None or layer.data_format != "channels_last" or groups != 1:
+        return
+    kernel, shift = _folded(layer, norm)
+    kernels = [kernel]
+    if isinstance(layer, keras.layers.SeparableConv2D):
+        kernels.insert(0, keras.ops.convert_to_numpy(layer.depthwise_kernel))
+    made = FoldedConv2D(layer, kernels, shift, padding=layer.padding)
+    yield _Chain(layer, made, (norm,))
 
 
 def _is_same(before: Any, layer: keras.layers.DepthwiseConv2D, graph: Graph) -> bool:
@@ -325,7 +266,7 @@ def _winograd_chain(layer: keras.layers.Conv2D, graph: Graph) -> _Chain:
         others.append(after)
         has_relu = True
     weights, shift = _folded(layer, norm)
-    made = _WinogradConv2D(
+    made = WinogradConv2D(
         weights, shift, padding=layer.padding, relu=has_relu, name=layer.name
     )
     return _Chain(layer, made, tuple(others))
@@ -371,5 +312,5 @@ def _scaling_chain(first: keras.layers.Layer, graph: Graph) -> Iterator[_Chain]:
     if made[0].shape != (1, 1, 1, shape[-1]):  # each place by numbers of its own
         return
     zeros, large = (values.reshape(-1).astype(np.float64) for values in made)
-    scale = _Scale((large - zeros) / _LARGE, zeros, name=first.name)
+    scale = Scale((large - zeros) / _LARGE, zeros, name=first.name)
     yield _Chain(first, scale, tuple(layers[1:]))

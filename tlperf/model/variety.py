@@ -20,8 +20,11 @@ def spread_outputs(model: keras.Model, images: np.ndarray) -> None:
     """
     take_statistics(model, images)
     *_, last = (layer for layer in model.layers if hasattr(layer, "kernel"))
-    probability = keras.ops.convert_to_numpy(model(images, training=False))
-    logits = np.log(np.maximum(probability.astype(np.float64), 1e-30))
+    # In float64: of probabilities in float16 most are 0.
+    features = keras.Model(model.input, last.input)(images, training=False)
+    arrays = [keras.ops.convert_to_numpy(one) for one in (features, last.kernel)]
+    features, kernel = (one.astype(np.float64) for one in arrays)
+    logits = features @ kernel
     spread = float((logits - logits.mean(axis=0)).std())
     if spread > 0:
         last.kernel.assign(last.kernel / spread)
