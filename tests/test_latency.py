@@ -87,13 +87,16 @@ def test_a_sample_is_a_step_and_samples_sum_to_no_more_than_the_wall(
     assert len(steps(1, math.inf, drop)) == 1
     assert len(steps(2, math.inf, drop)) == 2  # predict first joins two results here
     before = timed.traces()
-    start = time.perf_counter()
-    samples = steps(7, math.inf, drop)
-    wall = time.perf_counter() - start
-    assert len(samples) == 7
-    assert 0 < sum(samples) <= wall
+    shares = []
+    for _ in range(3):  # a busy machine may stop between the last step and the end
+        start = time.perf_counter()
+        samples = steps(7, math.inf, drop)
+        wall = time.perf_counter() - start
+        assert len(samples) == 7
+        assert 0 < sum(samples) <= wall
+        shares.append(sum(samples) / wall)
     # The callback's marks leave out only what follows the last result.
-    assert sum(samples) > 0.5 * wall
+    assert max(shares) > 0.5
     assert timed.traces() == before == 1
 
 
