@@ -23,7 +23,8 @@ from tlperf.training.feature_cache import FeatureBatches
 
 # Calls that the host may be ahead of a device that computes on its own: so much later a
 # loss that is no number is seen. Unbounded, the time a GPU computes would be spent, and
-# counted, waiting for the next batch.
+# counted, waiting for the next batch. To read a GPU's sums TensorFlow waits for all it
+# was given before that, the newest call too, which `--steps_per_call` makes rarer.
 _CALLS_AHEAD = 1
 
 # Loss, right answers and images of a step.
