@@ -133,8 +133,7 @@ def test_nobody_is_told_of_what_is_done(runtime, tmp_path):
 def test_onnxruntime_takes_a_thread_a_core(tmp_path, monkeypatch, cores, streams):
     """Of a session, beside the threads that run it."""
     skip_unless_installed(Runtime.ONNXRUNTIME)
-    import onnx
-
+    onnx = importlib.import_module("onnx")
     monkeypatch.setattr(sessions, "usable_cores", lambda: cores)
     shape = [onnx.helper.make_tensor_value_info(n, 1, [1]) for n in "xy"]
     node = onnx.helper.make_node("Relu", ["x"], ["y"])
