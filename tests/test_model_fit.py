@@ -202,6 +202,8 @@ def test_the_normalisation_of_the_statistics_fits_and_is_the_best(photos_dir, na
     spec = dataclasses.replace(TINY, normalisation=NORMALISATIONS[name])
     with open_dataset(photos_dir) as dataset:
         image = photos(dataset)
+    # Once a net as small as this, drawn anew, was found to be off no more than mildly.
+    keras.utils.set_random_seed(0)
     backbone = build_backbone(spec, image_size=32)
     learn_statistics(backbone, image, spec.normalisation)
     report = check_fit(spec, build_probe(backbone), image, used=spec.normalisation)
