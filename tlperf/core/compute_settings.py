@@ -150,6 +150,4 @@ class LatencyConfig:
     @property
     def amount(self) -> str:
         """What is timed of a row, in words."""
-        return format_amount(
-            self.timed_samples, self.min_secs, self.latency_secs or None
-        )
+        return format_amount(self.timed_samples, self.min_secs, self.latency_secs)

@@ -47,8 +47,8 @@ MOST_DRIFT = 0.1
 MOST_LOAD = 0.1  # of the cores
 # A step on the same images by one on new ones.
 LEAST_REPEAT_RATIO = 0.9
-# By the precision of the step; twice or more of what the study's networks with folded
-# normalisations differ by on a CPU, 7e-5, 0.07 and 0.21.
+# By the precision of the step; 1.6 times and more of what the study's networks with
+# folded normalisations differ by on a CPU, 7e-5, 0.07 and 0.21.
 TOLERANCES = {
     Precision.FLOAT32: 1e-3,
     Precision.MIXED_FLOAT16: 0.15,

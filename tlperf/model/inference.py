@@ -132,10 +132,10 @@ def _find_chains(
             yield from _find_chains(one, counts, cpu=cpu)
         elif not graph.has_once(one):
             continue
-        elif kind is keras.layers.DepthwiseConv2D:
-            yield from _depthwise_chain(one, graph)
-        elif kind in CONVOLVE and one.compute_dtype != "float32":
-            yield from _mixed_chain(one, graph)
+        elif kind is keras.layers.DepthwiseConv2D or (
+            kind in CONVOLVE and one.compute_dtype != "float32"
+        ):
+            yield from _folding_chain(one, graph)
         elif cpu and kind is keras.layers.Conv2D and _is_suitable(one):
             yield _winograd_chain(one, graph)
         elif cpu and kind is keras.layers.Conv2D:
@@ -177,33 +177,23 @@ def _folded(
     return scaled, shift
 
 
-def _depthwise_chain(
-    layer: keras.layers.DepthwiseConv2D, graph: Graph
-) -> Iterator[_Chain]:
+def _folding_chain(layer: keras.layers.Layer, graph: Graph) -> Iterator[_Chain]:
     norm = _norm_after(layer, graph)
-    if norm is None or layer.data_format != "channels_last":
+    groups = getattr(layer, "groups", 1)  # plain convolutions alone have them
+    if norm is None or layer.data_format != "channels_last" or groups != 1:
         return
     padding, others = layer.padding, [norm]
     before = graph.maker(layer)
-    if _is_same(before, layer, graph):
+    is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+    if is_depthwise and _is_same(before, layer, graph):
         padding = "same"
         others.append(before)
-    kernel, shift = _folded(layer, norm)
-    made = FoldedConv2D(layer, [kernel], shift, padding=padding)
-    yield _Chain(layer, made, tuple(others))
-
-
-def _mixed_chain(layer: keras.layers.Layer, graph: Graph) -> Iterator[_Chain]:
-    norm = _norm_after(layer, graph)
-    groups = getattr(layer, "groups", 1)  # separable ones have none
-    if norm is None or layer.data_format != "channels_last" or groups != 1:
-        return
     kernel, shift = _folded(layer, norm)
     kernels = [kernel]
     if isinstance(layer, keras.layers.SeparableConv2D):
         kernels.insert(0, keras.ops.convert_to_numpy(layer.depthwise_kernel))
-    made = FoldedConv2D(layer, kernels, shift, padding=layer.padding)
-    yield _Chain(layer, made, (norm,))
+    made = FoldedConv2D(layer, kernels, shift, padding=padding)
+    yield _Chain(layer, made, tuple(others))
 
 
 def _is_same(before: Any, layer: keras.layers.DepthwiseConv2D, graph: Graph) -> bool:
